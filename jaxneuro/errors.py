@@ -1,0 +1,23 @@
+"""The errors a user can cause. Each message is one line: where, what was found, what was expected, what to try."""
+
+
+class InputError(ValueError):
+    """Say that something the user gave (a file, a row, a key, a path) cannot be used."""
+
+
+class LeakageError(InputError):
+    """Say that a subject or an image stands on both sides of a split."""
+
+
+class CorruptDataError(InputError):
+    """Say that stored data no longer is what was written."""
+
+
+class ScanError(InputError):
+    """Say why one scan cannot be used; its parts become a row of the dataset's failures."""
+
+    def __init__(self, found: str, expected: str, hint: str = "", *, where: str = "") -> None:
+        self.where, self.found, self.expected, self.hint = where, found, expected, hint
+        super().__init__(
+            (f"{where}: " if where else "") + f"found {found}; expected {expected}" + (f"; {hint}" if hint else "")
+        )
