@@ -1,0 +1,134 @@
+"""Shards to host batches: shuffled, sliced by process, read by threads, with a position that can be saved.
+
+A batch is a dict of arrays, leading axis = this process's part of the global batch:
+`volume` [b, d, h, w, c] as stored (half precision), `index` [b] int64 (the record, -1 for padding), `valid` [b] bool,
+and the target columns given.
+
+Shuffling and batching are done on record numbers, over all processes alike; only then does a process read its part of
+each global batch. So the position in the data is one number, the count of global batches, whatever the process count.
+Threads, not processes: 80^3 half-precision volumes on two cores ran at 1,350 a second with threads, 482 with workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from jaxneuro.errors import InputError
+from jaxneuro.records import Reader
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Iterator[Batch]):
+    """Iterate over batches; `get_state` and `set_state` save and restore the position."""
+
+    def __init__(self, dataset: grain.MapDataset, *, threads: int, prefetch: int) -> None:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+        self._iterator = iter(dataset.to_iter_dataset(options))
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the position as plain values for JSON."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position that `get_state` returned."""
+        self._iterator.set_state(state)
+
+
+def training_batches(
+    reader: Reader,
+    indices: Sequence[int],
+    targets: Mapping[str, np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+    prefetch: int = 4,
+) -> Batches:
+    """Return endless training batches: each epoch in a new order, its remainder dropped.
+
+    Args:
+      reader: the volumes.
+      indices: records of the training fold.
+      targets: name to values [number of records], indexed by record.
+      batch_size: of the global batch, over all processes.
+      seed: of the order.
+      process_index, process_count: which part of each global batch to read.
+      threads: reading threads.
+      prefetch: batches read ahead.
+
+    Raises:
+      InputError: fewer records than one batch, or a batch that the processes cannot share evenly.
+    """
+    if len(indices) < batch_size:
+        raise InputError(
+            f"data.batch_size: found {batch_size} with {len(indices)} training scans; expected at most that many; "
+            "set --config.data.batch_size lower"
+        )
+    order = grain.MapDataset.source(np.asarray(indices, np.int64)).seed(seed).shuffle()
+    numbers = order.batch(batch_size, drop_remainder=True).repeat()
+    load = _Loader(reader, targets, _part(batch_size, process_index, process_count))
+    return Batches(numbers.map(load), threads=threads, prefetch=prefetch)
+
+
+def evaluation_batches(
+    reader: Reader,
+    indices: Sequence[int],
+    targets: Mapping[str, np.ndarray],
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+    prefetch: int = 4,
+) -> Batches:
+    """Return every record once, in order; the last batch is padded with `valid` False and volumes of zeros.
+
+    Every process gets the same number of batches, so none waits for another at the end. Arguments and errors as in
+    `training_batches`.
+    """
+    steps = -(-len(indices) // batch_size)
+    padded = np.full(steps * batch_size, -1, np.int64)
+    padded[: len(indices)] = indices
+    numbers = grain.MapDataset.source(padded.reshape(steps, batch_size))
+    load = _Loader(reader, targets, _part(batch_size, process_index, process_count))
+    return Batches(numbers.map(load), threads=threads, prefetch=prefetch)
+
+
+def _part(batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size % process_count:
+        raise InputError(
+            f"data.batch_size: found {batch_size} for {process_count} processes; expected a multiple of {process_count}"
+        )
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+class _Loader:
+    """Read one process's part of a batch of record numbers."""
+
+    def __init__(self, reader: Reader, targets: Mapping[str, np.ndarray], part: slice) -> None:
+        self.reader, self.targets, self.part = reader, dict(targets), part
+
+    def __call__(self, numbers: np.ndarray) -> Batch:
+        numbers = np.asarray(numbers)[self.part]
+        valid = numbers >= 0
+        volume = np.zeros((len(numbers), *self.reader.shape), self.reader.dtype)
+        for place, number in enumerate(numbers):
+            if number >= 0:
+                volume[place] = self.reader[int(number)]
+        columns = {}
+        for name, values in self.targets.items():
+            column = values[numbers]
+            column[~valid] = 0
+            columns[name] = column
+        return {"volume": volume, "index": numbers, "valid": valid, **columns}
