@@ -1,0 +1,141 @@
+"""A folder of scans to a dataset of shards: every scan prepared on its own, in parallel, then packed in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from jaxneuro import __version__, manifest, records, splits
+from jaxneuro.errors import InputError, ScanError
+from jaxneuro.manifest import Problem, Scan
+from jaxneuro.prepare import volumes
+
+Progress = Callable[[str, int, int], None]
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str = "paper80",
+    columns: Mapping[str, str] | None = None,
+    name: str | None = None,
+    synthetic: bool | None = None,
+    subject_prefix: str = "",
+    validation: float = 0.15,
+    test: float = 0.25,
+    ood_sites: Sequence[str] = (),
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Turn a BIDS folder, or a CSV of scans, into a dataset of shards.
+
+    Args:
+      source: BIDS folder with participants.tsv, or a CSV/TSV with one row a scan.
+      out: folder to make; nothing is left there when the run fails.
+      recipe: name of a recipe in `volumes.RECIPES`.
+      columns: for a CSV, our column name to theirs.
+      name: name of the dataset; by default that of the BIDS description or of the source.
+      synthetic: whether the scans are synthetic; by default what the BIDS description says.
+      subject_prefix: put before every subject, to tell two studies' `sub-001` apart.
+      validation, test, ood_sites, seed: see `splits.make`.
+      workers: processes. The result does not depend on it.
+      progress: called with (what, done, total).
+
+    Returns:
+      The card of the dataset.
+
+    Raises:
+      InputError: the source cannot be read, no scan is usable, or `out` exists.
+      OSError: `out` cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    if out.exists():
+        raise InputError(f"{out}: already exists; expected a new folder; choose another or remove it")
+    chosen = volumes.recipe(recipe)
+    scans, problems = manifest.read_csv(source, columns) if source.is_file() else manifest.read_bids(source)
+    if not scans:
+        first = f"; the first problem: {problems[0]}" if problems else ""
+        raise InputError(f"{source}: found no usable scan; expected at least one{first}")
+    scans = manifest.rename(scans, subject_prefix)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    spool = Path(tempfile.mkdtemp(prefix=f".{out.name}.spool-", dir=out.parent))
+    try:
+        files = {}
+        done: list[Scan] = []
+        for i, (file, result) in enumerate(_each(scans, chosen, spool, workers)):
+            if isinstance(result, Problem):
+                problems.append(result)
+            else:
+                done.append(result)
+                files[result.key] = file
+            if progress:
+                progress("preparing scans", i + 1, len(scans))
+        kept, shared = manifest.drop_shared_images(done)
+        problems += shared
+        if not kept:
+            raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
+        folds = splits.make(kept, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
+        description = _description(source)
+        if synthetic is None:
+            synthetic = "synthetic" in json.dumps(description).lower()
+        with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
+            for i, scan in enumerate(kept):
+                writer.add(np.load(files[scan.key]), scan)
+                if progress:
+                    progress("writing shards", i + 1, len(kept))
+            return writer.finish(
+                splits=folds,
+                problems=problems,
+                name=name or description.get("Name") or source.stem,
+                description="synthetic scans, made by a program" if synthetic else "scans of people",
+                synthetic=synthetic,
+                spacing_mm=list(chosen.spacing_mm),
+                axes="RAS+: depth left to right, height posterior to anterior, width inferior to superior",
+                recipe=chosen.describe(),
+                version=__version__,
+            )
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
+
+
+def _each(
+    scans: Sequence[Scan], recipe: volumes.Recipe, spool: Path, workers: int
+) -> Iterator[tuple[Path, Scan | Problem]]:
+    jobs = [(s, recipe, spool / f"{i}.npy") for i, s in enumerate(scans)]
+    if workers == 1:
+        return (_one(*job) for job in jobs)
+    return joblib.Parallel(n_jobs=workers, return_as="generator")(joblib.delayed(_one)(*job) for job in jobs)
+
+
+def _one(scan: Scan, recipe: volumes.Recipe, file: Path) -> tuple[Path, Scan | Problem]:
+    """Prepare one scan into `file`; a scan that cannot be used comes back as the problem it is."""
+    try:
+        voxels, affine = volumes.read(scan.path)
+        volume = volumes.apply(recipe, voxels, affine)
+    except ScanError as e:
+        return file, Problem(scan.path, e.found, e.expected, e.hint)
+    except MemoryError:
+        return file, Problem(scan.path, "an image too large for the memory", "a head", "check its header")
+    np.save(file, volume)
+    return file, replace(scan, content_hash=volumes.content_hash(voxels))
+
+
+def _description(source: Path) -> dict[str, Any]:
+    file = source / "dataset_description.json"
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except ValueError as e:
+        raise InputError(f"{file}: not JSON ({e}); expected the BIDS description of the dataset") from e

@@ -1,0 +1,110 @@
+"""Folder to shards: good scans in, bad ones on record, the same bytes for any number of workers."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from jaxneuro import manifest, records
+from jaxneuro.errors import InputError
+from jaxneuro.prepare import run
+
+
+def brain(seed):
+    rng = np.random.default_rng(seed)
+    voxels = np.zeros((24, 26, 22), np.int16)
+    voxels[4:20, 4:22, 4:18] = rng.integers(100, 900, (16, 18, 14))
+    return nib.Nifti1Image(voxels, np.diag([6.0, 6.0, 6.0, 1.0]))
+
+
+@pytest.fixture
+def bids(tmp_path):
+    root = tmp_path / "bids"
+    rows = ["participant_id\tsex\tsite\tdiagnosis\tage"]
+    for i in range(12):
+        rows.append(f"sub-{i:02d}\t{'FM'[i % 2]}\t{'ABD'[i % 3]}\t{('CN', 'AD')[i // 6]}\t{60 + i}")
+        file = root / f"sub-{i:02d}" / "anat" / f"sub-{i:02d}_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        nib.save(brain(i), file)
+    (root / "participants.tsv").write_text("\n".join(rows) + "\n")
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "A synthetic set", "BIDSVersion": "1.10.0"}))
+    return root
+
+
+def image(root, i):
+    return root / f"sub-{i:02d}" / "anat" / f"sub-{i:02d}_T1w.nii.gz"
+
+
+def test_dataset_holds_every_scan_with_its_row(bids, tmp_path):
+    seen = []
+    card = run.prepare(bids, tmp_path / "d", recipe="quick40", ood_sites=["D"], progress=lambda *a: seen.append(a))
+    dataset = records.open_dataset(tmp_path / "d")
+    reader = records.Reader(dataset)
+    assert len(reader) == 12
+    assert reader[5].shape == (40, 40, 40, 1)
+    assert card["counts"] == {"scans": 12, "subjects": 12, "failures": 0, "mended": 0}
+    assert (card["name"], card["synthetic"]) == ("A synthetic set", True)
+    assert dataset.splits.subjects["ood"] == ["sub-02", "sub-05", "sub-08", "sub-11"]
+    assert dataset.scans[7].age == 67
+    assert all(len(s.content_hash) == 64 for s in dataset.scans)
+    assert seen[-1] == ("writing shards", 12, 12)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bids", "d"]
+
+
+def test_bytes_do_not_depend_on_the_workers(bids, tmp_path):
+    cards = [run.prepare(bids, tmp_path / f"d{n}", recipe="quick40", workers=n) for n in (1, 2)]
+    assert cards[0]["shards"] == cards[1]["shards"]
+    assert cards[0]["manifest_sha256"] == cards[1]["manifest_sha256"]
+
+
+def test_bad_scans_are_on_record_and_the_rest_goes_on(bids, tmp_path):
+    image(bids, 0).write_bytes(image(bids, 0).read_bytes()[:2000])
+    image(bids, 1).write_text("not an image")
+    shutil.copy(image(bids, 3), image(bids, 4))
+    image(bids, 5).unlink()
+    card = run.prepare(bids, tmp_path / "d", recipe="quick40")
+    assert card["counts"] == {"scans": 7, "subjects": 7, "failures": 5, "mended": 0}
+    problems = {p.where: p for p in manifest.read_problems(tmp_path / "d" / "failures.csv")}
+    assert "damaged" in problems[str(image(bids, 0))].found
+    assert problems[str(image(bids, 1))].found.startswith("no NIfTI image")
+    assert problems[str(image(bids, 3))].found == "the same image as sub-04"
+    assert problems[str(image(bids, 4))].found == "the same image as sub-03"
+    assert any(p.found == "a row with no file" for p in problems.values())
+
+
+def test_prefix_and_name(bids, tmp_path):
+    run.prepare(bids, tmp_path / "d", recipe="quick40", subject_prefix="adni-", name="N", synthetic=False)
+    dataset = records.open_dataset(tmp_path / "d")
+    assert dataset.scans[0].subject == "adni-sub-00"
+    assert (dataset.card["name"], dataset.card["synthetic"]) == ("N", False)
+
+
+def test_csv_source(bids, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("id,file,DX\n" + "".join(f"p{i},{image(bids, i)},CN\n" for i in range(4)))
+    card = run.prepare(table, tmp_path / "d", recipe="quick40", columns={"subject": "id", "path": "file", "diagnosis": "DX"})
+    assert card["counts"]["scans"] == 4
+    assert card["synthetic"] is False
+
+
+def test_nothing_usable_or_an_existing_folder_is_refused(bids, tmp_path):
+    (tmp_path / "d").mkdir()
+    with pytest.raises(InputError, match="already exists"):
+        run.prepare(bids, tmp_path / "d")
+    for i in range(12):
+        image(bids, i).write_text("not an image")
+    with pytest.raises(InputError, match=r"found no usable scan; expected at least one; the first problem: .*sub-00"):
+        run.prepare(bids, tmp_path / "e")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bids", "d"]
+
+
+def test_an_interrupted_run_leaves_nothing(bids, tmp_path):
+    def interrupt(what, done, total):
+        if what == "writing shards" and done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.prepare(bids, tmp_path / "d", recipe="quick40", progress=interrupt)
+    assert [p.name for p in tmp_path.iterdir()] == ["bids"]
