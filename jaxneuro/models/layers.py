@@ -1,0 +1,200 @@
+"""The layers that every backbone is built from, with torch's numerical conventions.
+
+This is the one file that names logical axes: a parameter with two or more axes is always annotated here, and
+the training rule table maps each name in `LOGICAL_AXES` to a mesh axis or to none.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxneuro.models.convolution import Triple, conv3d, output_size
+
+# Every logical axis name, with what it counts.
+LOGICAL_AXES: dict[str, str] = {
+    "conv_d": "depth taps of a convolution kernel",
+    "conv_h": "height taps of a convolution kernel",
+    "conv_w": "width taps of a convolution kernel",
+    "in_channels": "input channels of a convolution",
+    "out_channels": "output channels of a convolution",
+    "embed": "model width: the features a token carries between blocks",
+    "mlp": "hidden width of a feed-forward layer",
+    "heads": "attention heads, or heads times head width",
+    "position": "positions of an absolute position table",
+    "relative": "rows of a relative position table",
+    "outputs": "logits, regression targets or reconstructed values",
+    "unit": "an axis of length one",
+}
+
+# The axes of each kind of parameter; backbones import these and never write an axis name.
+CONV_KERNEL = ("conv_d", "conv_h", "conv_w", "in_channels", "out_channels")
+EMBED_TO_MLP = ("embed", "mlp")
+MLP_TO_EMBED = ("mlp", "embed")
+EMBED_TO_HEADS = ("embed", "heads")
+HEADS_TO_EMBED = ("heads", "embed")
+EMBED_TO_OUTPUTS = ("embed", "outputs")
+POSITION_TABLE = ("unit", "position", "embed")
+RELATIVE_TABLE = ("relative", "heads")
+
+Initializer = Any  # (key, shape, dtype) -> array
+Moments = tuple[jax.Array, jax.Array]
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# Uniform in +-1/sqrt(fan_in): torch's default for Linear.
+torch_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def annotate(init: Initializer, axes: Sequence[str]) -> Initializer:
+    """Return `init` with logical axis names [one a dimension] attached to the parameter it makes.
+
+    Raises ValueError for a name that is not in `LOGICAL_AXES`.
+    """
+    unknown = sorted(set(axes) - set(LOGICAL_AXES))
+    if unknown:
+        raise ValueError(f"unknown logical axes {unknown}: known are {sorted(LOGICAL_AXES)}")
+    return nn.with_logical_partitioning(init, tuple(axes))
+
+
+class Conv(nn.Module):
+    """Convolve x [b, d, h, w, c] into [b, d', h', w', features], padded symmetrically as torch's Conv3d.
+
+    Parameters: kernel [kd, kh, kw, c, features], bias [features]. Raises ValueError for too small an input.
+    """
+
+    features: int
+    kernel_size: Triple
+    strides: Triple = (1, 1, 1)
+    padding: Triple = (0, 0, 0)
+    use_bias: bool = True
+    kernel_init: Initializer = kaiming_normal
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", annotate(self.kernel_init, CONV_KERNEL), shape, jnp.float32)
+        (sd, sh, sw), (pd, ph, pw) = self.strides, self.padding
+        y = conv3d(x.astype(self.dtype), kernel.astype(self.dtype), (sd, sh, sw), (pd, ph, pw))
+        if self.use_bias:
+            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+class Dense(nn.Module):
+    """Apply an affine map to the last axis: x [..., c] into [..., features].
+
+    Parameters: kernel [c, features] (torch's Linear transposed), bias [features]; `axes` names the kernel's
+    axes.
+    """
+
+    features: int
+    axes: tuple[str, str] = EMBED_TO_MLP
+    use_bias: bool = True
+    kernel_init: Initializer = torch_uniform
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", annotate(self.kernel_init, self.axes), shape, jnp.float32)
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+def moments(x: jax.Array) -> Moments:
+    """Return float32 mean and biased variance [c], [c] of x [..., c] over every other axis.
+
+    Under jit with a sharded batch these are the statistics of the global batch.
+    """
+    # One pass over x. Measuring from a voxel's own value keeps E[x^2] - E[x]^2 exact when the mean is large.
+    origin = lax.stop_gradient(x[tuple(n // 2 for n in x.shape[:-1])]).astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.float32) - origin
+    mean = jnp.mean(x, axes)
+    var = jnp.mean(jnp.square(x), axes) - jnp.square(mean)
+    return origin + mean, jnp.maximum(var, 0.0)
+
+
+class BatchNorm(nn.Module):
+    """Normalise each channel of x [..., c] as torch's BatchNorm3d; statistics are float32, output is `dtype`.
+
+    With train=True it uses the batch's mean and biased variance over all axes but the last, and moves the
+    running mean and the unbiased running variance by `momentum` (torch's meaning: the weight of the new
+    batch). With train=False it uses the running ones. `batch_moments` hands in the moments of x where a
+    caller has them already. Raises ValueError for train=True with one value a channel. Source: Ioffe and
+    Szegedy 2015.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, batch_moments: Moments | None = None) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        if train:
+            count = x.size // channels
+            if count < 2:
+                raise ValueError(f"BatchNorm: {x.shape} has one value a channel: use a larger batch or volume")
+            mean, var = moments(x) if batch_moments is None else batch_moments
+            if not self.is_initializing():
+                keep = 1.0 - self.momentum
+                running_mean.value = keep * running_mean.value + self.momentum * mean
+                running_var.value = keep * running_var.value + self.momentum * var * (count / (count - 1))
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    """Take the maximum of x [b, d, h, w, c] over cubes [window]^3, sizes rounded down as torch does.
+
+    Ties send their gradient to the first voxel on every platform; NaN is passed on.
+    """
+
+    def native(x: jax.Array) -> jax.Array:
+        sides = [(0, 0)] + [(padding, padding)] * 3 + [(0, 0)]
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, *(window,) * 3, 1), (1, *(stride,) * 3, 1), sides)
+
+    def larger(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where((a >= b) | (a != a), a, b)
+
+    def by_axis(x: jax.Array) -> jax.Array:
+        # XLA's CPU gradient of a pool is slow (select-and-scatter); a maximum is separable, slices are quick.
+        for axis in (3, 2, 1):
+            length = output_size(x.shape[axis], window, stride, padding)
+            sides = [(0, 0)] * x.ndim
+            sides[axis] = (padding, padding)
+            padded = jnp.pad(x, sides, constant_values=-jnp.inf)
+            reach = (length - 1) * stride + 1
+            x = reduce(larger, (lax.slice_in_dim(padded, tap, tap + reach, stride, axis) for tap in range(window)))
+        return x
+
+    return lax.platform_dependent(x, cpu=by_axis, default=native)
+
+
+def avg_pool(x: jax.Array, window: int) -> jax.Array:
+    """Average x [b, d, h, w, c] over disjoint cubes [window]^3, without the planes left over, as in torch."""
+    b, d, h, w, c = x.shape
+    d, h, w = d // window, h // window, w // window
+    x = x[:, : d * window, : h * window, : w * window]
+    return x.reshape(b, d, window, h, window, w, window, c).mean((2, 4, 6))
+
+
+def global_mean_pool(x: jax.Array) -> jax.Array:
+    """Average x [b, ..., c] over all positions into float32 [b, c]."""
+    return jnp.mean(x.astype(jnp.float32), tuple(range(1, x.ndim - 1)))
