@@ -6,6 +6,7 @@ batch. Sizes are static, positions and strengths are drawn, so one compiled step
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import jax
@@ -23,15 +24,10 @@ def normalise(x: jax.Array, how: str) -> jax.Array:
       x: volumes; the background is exactly 0.
       how: "brain" takes mean and variance over the voxels that are not 0 and leaves the background 0; "volume" takes
         them over all voxels, as the published y-aware code does (Dufumier et al. 2021); "none" only casts.
-
-    Raises:
-      InputError: `how` is none of these.
     """
     x = x.astype(jnp.float32)
     if how == "none":
         return x
-    if how not in ("brain", "volume"):
-        raise InputError(f"data.normalise: found '{how}'; expected 'brain', 'volume' or 'none'")
     axes = tuple(range(1, x.ndim))
     mask = x != 0 if how == "brain" else jnp.ones_like(x, bool)
     # A padded sample is all zero: the count is kept above 0 so that it stays zero instead of turning into NaN.
@@ -39,6 +35,17 @@ def normalise(x: jax.Array, how: str) -> jax.Array:
     mean = jnp.sum(x, axes, keepdims=True, where=mask) / count
     variance = jnp.sum((x - mean) ** 2, axes, keepdims=True, where=mask) / count
     return jnp.where(mask, (x - mean) / (jnp.sqrt(variance) + 1e-8), 0.0)
+
+
+def normaliser(how: str) -> Callable[[jax.Array], jax.Array]:
+    """Return `normalise` of one kind.
+
+    Raises:
+      InputError: `how` is no kind.
+    """
+    if how not in ("brain", "volume", "none"):
+        raise InputError(f"data.normalise: found '{how}'; expected 'brain', 'volume' or 'none'")
+    return lambda x: normalise(x, how)
 
 
 def flip(key: jax.Array, x: jax.Array, *, axis: int = 0, probability: float = 0.5) -> jax.Array:
@@ -94,7 +101,7 @@ def build(views: Mapping[str, Mapping[str, float | int]]) -> Callable[[jax.Array
     for name, parameters in views.items():
         if name not in VIEWS:
             raise InputError(f"augment: found '{name}'; expected among {sorted(VIEWS)}")
-        known = VIEWS[name].__kwdefaults__
+        known = list(inspect.signature(VIEWS[name]).parameters)[2:]
         if wrong := sorted(set(parameters) - set(known)):
             raise InputError(f"augment.{name}: found {wrong}; expected among {sorted(known)}")
 
