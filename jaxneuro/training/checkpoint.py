@@ -1,0 +1,102 @@
+"""Checkpoints: the last few states with the position in the data, and the best parameters. Orbax does the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxneuro.errors import InputError
+from jaxneuro.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints` and `workdir/best`.
+
+    A checkpoint is written beside its place and renamed when complete, so an interrupted save leaves none that looks
+    whole.
+
+    Args:
+      workdir: folder of the run.
+      keep: how many of the last states to keep.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2) -> None:
+        self._workdir = Path(workdir).absolute()
+        self._last = ocp.CheckpointManager(
+            self._workdir / "checkpoints",
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+        )
+        self._best = ocp.CheckpointManager(
+            self._workdir / "best",
+            options=ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True),
+        )
+
+    def save(self, state: TrainState, position: dict[str, Any]) -> None:
+        """Save a state with the run's position (plain values for JSON); returns while files are still being written."""
+        step = int(state.step)
+        if step not in self._last.all_steps():
+            self._last.save(
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
+            )
+
+    def restore(self, like: Any) -> tuple[TrainState, dict[str, Any]] | None:
+        """Return the last state and position, or None when there is none.
+
+        Args:
+          like: a state of `jax.ShapeDtypeStruct` with the shardings wanted.
+        """
+        step = self._last.latest_step()
+        if step is None:
+            return None
+        found = self._last.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), position=ocp.args.JsonRestore())
+        )
+        return found["state"], found["position"]
+
+    def save_best(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Keep the parameters and batch statistics of a state as the best so far."""
+        step = int(state.step)
+        if step in self._best.all_steps():
+            # A resumed run comes by the same step again, with the same bits.
+            return
+        weights = {"params": state.params, "batch_stats": state.batch_stats}
+        self._best.save(
+            step, args=ocp.args.Composite(weights=ocp.args.StandardSave(weights), metrics=ocp.args.JsonSave(metrics))
+        )
+
+    def restore_best(self, like: Any) -> tuple[int, dict[str, Any], dict[str, float]]:
+        """Return step, weights and validation metrics of the best checkpoint.
+
+        Args:
+          like: `{"params": ..., "batch_stats": ...}` of `jax.ShapeDtypeStruct`.
+
+        Raises:
+          InputError: there is none.
+        """
+        step = self._best.latest_step()
+        if step is None:
+            raise InputError(f"{self._workdir}: found no best checkpoint; expected a run that finished an epoch")
+        found = self._best.restore(
+            step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(like), metrics=ocp.args.JsonRestore())
+        )
+        return step, found["weights"], found["metrics"]
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._last.close()
+        self._best.close()
+
+
+def like(abstract: Any, where: Any) -> Any:
+    """Return abstract leaves that carry their sharding, as `restore` takes them."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)

@@ -1,0 +1,113 @@
+"""What a run writes down: metrics as JSON lines and TensorBoard files, its config, versions and scans."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+
+from jaxneuro.errors import InputError
+
+#: Config keys that may differ between a run and its resumption: they change speed and talk, not results.
+_FREE = ("data.threads", "data.prefetch", "training.log_every", "training.keep", "mesh.")
+_PACKAGES = ("jaxneuro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
+
+
+class Journal:
+    """Metrics of a run, one JSON object a line in `metrics.jsonl`, and the same in `tensorboard/`.
+
+    Args:
+      workdir: folder of the run.
+      resume_at: step that the run resumes from; lines after it are dropped, for they will be written again.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, resume_at: int = 0) -> None:
+        path = Path(workdir) / "metrics.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_at]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_at + 1)
+
+    def write(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        """Write values of one step; a value that is not finite becomes null."""
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **finite}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._board.close()
+
+
+def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
+    """Make a run's folder, or check that it was made by the same config.
+
+    Raises:
+      InputError: the folder belongs to another config; names the keys that differ.
+    """
+    path = Path(workdir) / "config.json"
+    if path.is_file():
+        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(config)))
+        differ = [
+            f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
+            for k in sorted({*old, *new})
+            if old.get(k) != new.get(k) and not k.startswith(_FREE)
+        ]
+        if differ:
+            raise InputError(
+                f"{workdir}: was made by another config ({'; '.join(differ[:5])}"
+                f"{f'; and {len(differ) - 5} more' if len(differ) > 5 else ''}); expected the same; "
+                "choose another --workdir"
+            )
+        return
+    if Path(workdir).exists() and any(Path(workdir).iterdir()):
+        raise InputError(f"{workdir}: holds files but no config.json; expected an empty or new folder, or a run's")
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    write_json(path, config)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON so that the file is either whole or not there."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    # A line cut short by a kill has no newline at its end.
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

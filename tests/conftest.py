@@ -1,0 +1,79 @@
+"""Small inputs that many tests share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxneuro import configuration, records, splits
+from jaxneuro.manifest import Scan
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compile each tiny network once a session, not once a test."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp().parent / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def write_dataset(out, scans, *, folds=None, seed=0, ood_sites=("D",), shape=(16, 16, 16), **card):
+    """Write a dataset whose volumes are noise plus a box that is brighter in AD and with age."""
+    with records.Writer(out, shape=(*shape, 1), records=len(scans)) as w:
+        for i, scan in enumerate(scans):
+            rng = np.random.default_rng(i)
+            volume = rng.uniform(0.5, 1.0, (*shape, 1))
+            volume[4:10, 4:10, 4:10] += 1.5 * (scan.diagnosis == "AD") + (np.nan_to_num(scan.age, nan=60) - 60) / 20
+            w.add(volume.astype(np.float16), scan)
+        w.finish(
+            splits=folds or splits.make(scans, ood_sites=ood_sites, seed=seed),
+            **{
+                "name": "boxes", "description": "synthetic boxes", "synthetic": True, "spacing_mm": [1, 1, 1],
+                "axes": "RAS+", "recipe": {"name": "boxes", "shape": list(shape)}, **card,
+            },
+        )  # fmt: skip
+    return Path(out)
+
+
+def box_scans(n=48, prefix="s", diagnoses=("CN", "AD")):
+    """Return the manifest of a small cohort: two sessions for every third subject, site D for every fourth."""
+    scans = []
+    for i in range(n):
+        for session in range(2 if i % 3 == 0 else 1):
+            site, sex, diagnosis = "ABCD"[i % 4], "FM"[i // 4 % 2], diagnoses[i // 8 % len(diagnoses)]
+            age = 50.0 + (i * 7) % 30 + session
+            subject, visit = f"{prefix}{i:03d}", f"ses-{session + 1}"
+            scans.append(Scan(subject, visit, site, age, sex, diagnosis, "", f"{prefix}-{i}-{session}"))
+    return scans
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory):
+    """A dataset that a small network learns in seconds."""
+    return write_dataset(tmp_path_factory.mktemp("boxes") / "d", box_scans())
+
+
+@pytest.fixture
+def smoke(boxes):
+    """The smoke config on the boxes, with overrides."""
+
+    def read(*overrides, data=boxes, name="smoke"):
+        return configuration.read(
+            str(CONFIGS / f"{name}.py"), [f"--config.data.path={data}", *(f"--config.{o}" for o in overrides)]
+        )
+
+    return read
+
+
+@pytest.fixture
+def log_lines():
+    """Read a run's metrics."""
+
+    def read(workdir):
+        return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+    return read

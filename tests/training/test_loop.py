@@ -1,0 +1,149 @@
+"""The loop: it learns, it resumes to the last bit, it refuses what it cannot do."""
+
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxneuro import splits
+from jaxneuro.errors import InputError, LeakageError
+from jaxneuro.manifest import Scan
+from jaxneuro.training import loop
+from tests.conftest import box_scans, write_dataset
+
+
+def final(workdir):
+    """Return every array of the last checkpoint."""
+    with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
+        step = manager.latest_step()
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    return step, jax.tree.map(np.asarray, state)
+
+
+def test_a_binary_run_learns_and_writes_what_it_says(smoke, tmp_path, log_lines):
+    best = loop.train(smoke("training.epochs=6", "optimizer.learning_rate=0.01", "data.batch_size=8"), tmp_path / "r")
+    assert best["roc_auc"] > 0.9
+    names = {p.name for p in (tmp_path / "r").iterdir()}
+    assert names == {"config.json", "run.json", "scans.csv", "metrics.jsonl", "tensorboard", "checkpoints", "best"}
+    lines = log_lines(tmp_path / "r")
+    train = [x for x in lines if "train/loss" in x]
+    assert [x["step"] for x in train] == list(range(1, train[-1]["step"] + 1))
+    # Knowing nothing costs log 2 = 0.69.
+    assert np.mean([x["train/loss"] for x in train[-3:]]) < 0.5
+    assert sum("validation/roc_auc" in x for x in lines) == 6
+    assert any((tmp_path / "r" / "tensorboard").iterdir())
+    run = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert run["dataset"]["synthetic"] is True
+    assert run["folds"]["ood"] == 12
+
+
+def test_regression_beats_the_mean(smoke, tmp_path):
+    overrides = ("task.kind=regression", "task.target=age", "task.classes=()", "task.ignore=()", "augment={}")
+    data = write_dataset(tmp_path / "d", box_scans(120, diagnoses=("CN",)))
+    settings = ("training.epochs=10", "optimizer.learning_rate=0.01", "data.batch_size=8")
+    best = loop.train(smoke(*overrides, *settings, data=data), tmp_path / "r")
+    # Ages are spread evenly over 30 years: predicting their mean errs by 7.5 years.
+    assert best["mae"] < 5
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_stopped_run_goes_on_to_the_same_bits(smoke, tmp_path, log_lines, monkeypatch, stop_after):
+    config = smoke("training.epochs=4", "model.name=tiny_densenet_testing")
+    loop.train(config, tmp_path / "whole")
+
+    scored = []
+    real = loop.predict_fold
+
+    def stopping(*args, **kwargs):
+        if len(scored) == stop_after:
+            raise KeyboardInterrupt
+        scored.append(1)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "predict_fold", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path / "parts")
+    loop.train(config, tmp_path / "parts")
+
+    (step_a, a), (step_b, b) = final(tmp_path / "whole"), final(tmp_path / "parts")
+    assert step_a == step_b
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    timed = ("train/volumes_per_second", "train/waiting_for_data")
+    strip = lambda lines: [{k: v for k, v in x.items() if k not in timed} for x in lines]  # noqa: E731
+    assert strip(log_lines(tmp_path / "whole")) == strip(log_lines(tmp_path / "parts"))
+
+
+def test_a_finished_run_is_not_done_again(smoke, tmp_path):
+    config = smoke()
+    loop.train(config, tmp_path / "r")
+    before = (tmp_path / "r" / "metrics.jsonl").read_text()
+    loop.train(config, tmp_path / "r")
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_is_refused_and_names_the_key(smoke, tmp_path):
+    loop.train(smoke(), tmp_path / "r")
+    with pytest.raises(InputError, match=r"optimizer\.learning_rate: 0\.0003 there, 0\.1 here"):
+        loop.train(smoke("optimizer.learning_rate=0.1"), tmp_path / "r")
+    loop.train(smoke("training.log_every=3", "data.threads=1"), tmp_path / "r")
+
+
+def test_a_folder_with_other_files_is_refused(smoke, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"holds files but no config\.json"):
+        loop.train(smoke(), tmp_path / "r")
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.batch_size=64",), "found 64 with"),
+        (("model.name=resnet",), "resnet"),
+        (("optimizer.name=lion",), "optimizer.name: found 'lion'"),
+        (("optimizer.schedule=step",), "optimizer.schedule: found 'step'"),
+        (("optimizer.learning_rate=-1.0",), "expected a rate above 0"),
+        (("data.normalise=minmax",), "found 'minmax'"),
+        (("task.classes=('CN','MCI')",), r"no scan of class \['MCI'\]"),
+        (("task.target=handedness",), "task.target"),
+        (("mesh.model=3",), "mesh: found"),
+        (("data.fraction=0.0",), "fraction: found 0.0"),
+    ],
+)
+def test_bad_settings_get_one_line_and_leave_no_folder(smoke, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        loop.train(smoke(*overrides), tmp_path / "r")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_empty_fold_and_a_one_class_fold_are_told(smoke, tmp_path):
+    empty = write_dataset(tmp_path / "empty", box_scans(diagnoses=("PD",)))
+    with pytest.raises(InputError, match=r"fold 'train' is empty for task 'ad'.*'PD' is in task.ignore"):
+        loop.train(smoke(data=empty), tmp_path / "r")
+    one = write_dataset(tmp_path / "one", box_scans(diagnoses=("AD",)))
+    with pytest.raises(InputError, match=r"fold 'train' holds no scan of class \['CN'\]"):
+        loop.train(smoke(data=one), tmp_path / "r")
+
+
+def test_one_image_in_two_folds_is_refused_by_name(smoke, tmp_path):
+    scans = [Scan(f"s{i}", "", "A", 60.0, "F", ("CN", "AD")[i % 2], "", "same") for i in range(30)]
+    data = write_dataset(tmp_path / "d", scans, ood_sites=())
+    with pytest.raises(LeakageError, match="images are in train and in validation"):
+        loop.train(smoke(data=data), tmp_path / "r")
+
+
+def test_validation_of_one_class_still_trains_and_keeps_the_latest(smoke, tmp_path, log_lines):
+    scans = box_scans()
+    cn = [s.subject for s in scans if s.diagnosis == "CN"]
+    rest = sorted({s.subject for s in scans} - set(cn[:4]))
+    folds = splits.Splits({"train": rest, "validation": sorted(set(cn[:4])), "test": [], "ood": []}, 0, [])
+    data = write_dataset(tmp_path / "d", scans, folds=folds)
+    best = loop.train(smoke("training.epochs=2", data=data), tmp_path / "r")
+    last = log_lines(tmp_path / "r")[-1]
+    assert last["validation/roc_auc"] is None
+    assert best == {"roc_auc": None, "step": last["step"]}
