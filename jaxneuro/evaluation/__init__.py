@@ -1,0 +1,1 @@
+"""What checkpoints are worth: predictions, metrics, intervals."""

@@ -1,0 +1,264 @@
+"""A finished run to `predictions.csv` and `metrics.json`: validation, test, the unseen site, or another dataset."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxneuro import augment, manifest, records, splits, terminal
+from jaxneuro.errors import InputError
+from jaxneuro.evaluation import metrics, statistics
+from jaxneuro.manifest import Scan
+from jaxneuro.tasks import Task
+from jaxneuro.training import checkpoint, experiment, journal, loop, optim, sharding, state, steps
+
+_LEVEL = 0.95
+
+
+def evaluate(
+    workdir: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Test a run's best checkpoint.
+
+    The threshold is chosen on the run's validation fold and applied unchanged everywhere else.
+
+    Args:
+      workdir: folder of the run.
+      data: another dataset, all of whose subjects (first session) then form the fold `ood`; by default the run's own,
+        with its folds validation, test and ood.
+      out: folder for the results; by default `evaluation`, or `evaluation-NAME` for another dataset, in `workdir`.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+
+    Returns:
+      What `metrics.json` holds.
+
+    Raises:
+      InputError: the run or the data cannot be used.
+      LeakageError: a test subject or image was trained on.
+    """
+    began = time.perf_counter()
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    parts = experiment.build(config)
+    _same_data(workdir, parts)
+    tested = parts if data is None else _other(parts, Path(data))
+    trained_on = manifest.read(workdir / "scans.csv")
+    for fold in ("validation", "test", "ood"):
+        splits.check_disjoint({"training": trained_on, f"{fold} of {tested.dataset.path}": tested.scans(fold)})
+
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    step, weights, chosen = _best(parts, workdir, mesh)
+    normalise = augment.normaliser(config.data.normalise)
+    predict = steps.predict_step(parts.model.apply, parts.objective, normalise=normalise, mesh=mesh)
+
+    def predictions(of: experiment.Experiment, fold: str) -> np.ndarray:
+        with records.Reader(of.dataset) as reader:
+            return loop.predict_fold(of, reader, predict, weights, fold, mesh, **loop.how_to_read(config))
+
+    found = {"validation": (parts, predictions(parts, "validation"))}
+    for fold in ("test", "ood"):
+        found[fold] = (tested, predictions(tested, fold))
+    task = parts.task
+    threshold = _threshold(parts, found["validation"][1])
+    mean = float(parts.targets[parts.folds["train"]].mean(dtype=np.float64))
+    with terminal.progress("intervals", len(found)) as report:
+        folds = {}
+        for i, (fold, (of, values)) in enumerate(found.items()):
+            folds[fold] = _fold(
+                task, of.scans(fold), of.targets[of.folds[fold]], values, threshold, mean, resamples, seed
+            )
+            report(i + 1)
+    card = tested.dataset.card
+    result = {
+        "task": {
+            **{k: getattr(task, k) for k in ("name", "kind", "target", "unit")},
+            "classes": list(task.classes) or None,
+        },
+        "checkpoint": {"step": step, "chosen_by": f"validation/{parts.objective.metric}", **chosen},
+        "model": {"name": config.model.name, "parameters": sum(x.size for x in jax.tree.leaves(weights["params"]))},
+        "threshold": threshold,
+        "interval": {
+            "method": "percentile bootstrap over subjects" + ("" if task.kind == "regression" else ", within classes"),
+            "resamples": resamples,
+            "level": _LEVEL,
+        },
+        "folds": folds,
+        "data": {
+            "path": str(tested.dataset.path),
+            "name": card["name"],
+            "synthetic": card["synthetic"],
+            "card_sha256": records.file_sha256(tested.dataset.path / "card.json"),
+            "recipe": card["recipe"],
+            "recipe_fingerprint": card["recipe_fingerprint"],
+        },
+        "excluded": [{"reason": r, "scans": n} for r, n in sorted(tested.excluded.items())],
+        "versions": journal.versions(),
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "wall_seconds": round(time.perf_counter() - began, 1),
+    }
+    if jax.process_index() == 0:
+        out = Path(out) if out else workdir / ("evaluation" if data is None else f"evaluation-{Path(data).name}")
+        out.mkdir(parents=True, exist_ok=True)
+        write_predictions(
+            out / "predictions.csv",
+            task,
+            {f: (of.scans(f), of.targets[of.folds[f]], v) for f, (of, v) in found.items()},
+        )
+        journal.write_json(out / "metrics.json", result)
+    return result
+
+
+def read_config(workdir: str | Path) -> ml_collections.FrozenConfigDict:
+    """Return the config of a run.
+
+    Raises:
+      InputError: the folder is no run's.
+    """
+    file = Path(workdir) / "config.json"
+    try:
+        return ml_collections.FrozenConfigDict(json.loads(file.read_text()))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{file}: cannot be read ({e}); expected the folder of a training run") from e
+
+
+def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan], np.ndarray, np.ndarray]]) -> None:
+    """Write one row a scan: fold, its manifest row, target and prediction (probability, class index, or the unit)."""
+    probabilities = [f"probability_{c}" for c in task.classes] if task.kind == "multiclass" else []
+    columns = ["fold", *(c for c in manifest.COLUMNS if c != "path"), "target", "prediction", *probabilities]
+    with open(path, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(columns)
+        for fold, (scans, targets, values) in folds.items():
+            for scan, target, value in zip(scans, targets, values, strict=True):
+                row = [getattr(scan, c) for c in columns[1:8]]
+                guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
+                label = float(target) if task.kind == "regression" else int(target)
+                writer.writerow([fold, *(_cell(v) for v in row), _cell(label), *map(_cell, guess)])
+
+
+def _same_data(workdir: Path, parts: experiment.Experiment) -> None:
+    trained = json.loads((workdir / "run.json").read_text())["dataset"]["manifest_sha256"]
+    if trained != parts.dataset.card["manifest_sha256"]:
+        raise InputError(
+            f"{parts.dataset.path}: is not the dataset that {workdir} was trained on (its manifest differs); "
+            "expected the same, for folds and targets come from it; to test on another, give it as --data"
+        )
+
+
+def _other(parts: experiment.Experiment, path: Path) -> experiment.Experiment:
+    """Return the experiment with another dataset's scans as its `ood` fold, and no test fold."""
+    dataset = records.open_dataset(path)
+    if dataset.shape != parts.dataset.shape:
+        raise InputError(
+            f"{path}: found volumes of {list(dataset.shape)}; expected {list(parts.dataset.shape)} as in training; "
+            f"prepare with the recipe '{parts.dataset.card['recipe'].get('name')}'"
+        )
+    here, trained = dataset.card, parts.dataset.card
+    if here["recipe_fingerprint"] != trained["recipe_fingerprint"]:
+        terminal.say(
+            f"warning: {path}: its recipe ({here['recipe_fingerprint']}) is not that of the training data "
+            f"({trained['recipe_fingerprint']}): {_recipe_difference(here['recipe'], trained['recipe'])}"
+        )
+    targets, has, excluded = parts.task.targets(dataset.scans)
+    labelled = np.flatnonzero(has)
+    scans = [dataset.scans[i] for i in labelled]
+    chosen = labelled[splits.select(scans, dataset.splits, "all", sessions="first")]
+    return dataclasses.replace(
+        parts,
+        dataset=dataset,
+        targets=targets,
+        excluded=excluded,
+        folds={"validation": [], "test": [], "ood": chosen.tolist()},
+    )
+
+
+def _recipe_difference(here: dict[str, Any], trained: dict[str, Any]) -> str:
+    keys = [k for k in sorted({*here, *trained}) if here.get(k) != trained.get(k)]
+    return "; ".join(f"{k} {here.get(k)!r}, was {trained.get(k)!r}" for k in keys)
+
+
+def _best(parts: experiment.Experiment, workdir: Path, mesh: Any) -> tuple[int, Any, dict[str, float]]:
+    optimizer, _ = optim.build(name="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0, total_steps=1)
+    boxed = state.abstract(parts.model, optimizer, (1, *parts.dataset.shape))
+    where = sharding.shardings(mesh, boxed)
+    like = checkpoint.like(sharding.unbox(boxed), where)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore_best({"params": like.params, "batch_stats": like.batch_stats})
+
+
+def _threshold(parts: experiment.Experiment, validation: np.ndarray) -> dict[str, Any] | None:
+    if parts.task.kind != "binary":
+        return None
+    value = metrics.youden_threshold(parts.targets[parts.folds["validation"]], validation[:, 0])
+    if math.isnan(value):
+        return {"value": 0.5, "rule": "0.5, for validation holds one class", "chosen_on": None}
+    return {"value": value, "rule": "Youden's index", "chosen_on": "validation"}
+
+
+def _fold(
+    task: Task,
+    scans: list[Scan],
+    target: np.ndarray,
+    predictions: np.ndarray,
+    threshold: dict[str, Any] | None,
+    mean: float,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "scans": len(scans),
+        "subjects": len({s.subject for s in scans}),
+        "sites": sorted({s.site for s in scans}),
+        "class_counts": {c: int((target == i).sum()) for i, c in enumerate(task.classes)} or None,
+        "metrics": {},
+    }
+    if not scans:
+        return described | {"reason": "the fold is empty"}
+
+    def statistic(rows: np.ndarray) -> dict[str, float]:
+        if task.kind == "binary":
+            assert threshold is not None
+            return metrics.binary(target[rows], predictions[rows, 0], threshold["value"])
+        if task.kind == "multiclass":
+            return metrics.multiclass(target[rows], predictions[rows])
+        return metrics.regression(target[rows], predictions[rows, 0], mean)
+
+    values = statistic(np.arange(len(target)))
+    intervals = statistics.subject_bootstrap(
+        statistic,
+        [s.subject for s in scans],
+        None if task.kind == "regression" else target,
+        resamples=resamples,
+        level=_LEVEL,
+        seed=seed,
+    )
+    for name, value in values.items():
+        if math.isnan(value):
+            reason = metrics.undefined_reason(name, task.kind, target, task.classes)
+            described["metrics"][name] = {"value": None, "low": None, "high": None, "reason": reason}
+        else:
+            low, high = (None if math.isnan(v) else v for v in intervals[name])
+            described["metrics"][name] = {"value": value, "low": low, "high": high}
+    return described
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return manifest.MISSING if math.isnan(value) else repr(value)
+    return value

@@ -1,0 +1,143 @@
+"""A run to predictions and metrics: every scan once, the threshold unchanged, leakage refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from jaxneuro import records, splits
+from jaxneuro.errors import InputError, LeakageError
+from jaxneuro.evaluation import evaluate
+from jaxneuro.training import loop
+from tests.conftest import box_scans, write_dataset
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, boxes):
+    """A trained run, shared: evaluation writes to folders of its own."""
+    from jaxneuro import configuration
+    from tests.conftest import CONFIGS
+
+    workdir = tmp_path_factory.mktemp("run") / "r"
+    settings = ["training.epochs=4", "optimizer.learning_rate=0.01", "data.batch_size=8"]
+    config = configuration.read(
+        str(CONFIGS / "smoke.py"), [f"--config.data.path={boxes}", *(f"--config.{s}" for s in settings)]
+    )
+    loop.train(config, workdir)
+    return workdir
+
+
+def rows(path):
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def test_predictions_hold_every_scan_once_and_agree_with_the_metrics(run, boxes, tmp_path):
+    result = evaluate.evaluate(run, out=tmp_path, resamples=50)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == result
+    found = rows(tmp_path / "predictions.csv")
+    dataset = records.open_dataset(boxes)
+    for fold in ("validation", "test", "ood"):
+        inside = [r for r in found if r["fold"] == fold]
+        assert sorted(r["subject"] for r in inside) == sorted(dataset.splits.subjects[fold])
+        assert {r["session"] for r in inside} == {"ses-1"}
+        target = np.array([int(r["target"]) for r in inside])
+        probability = np.array([float(r["prediction"]) for r in inside])
+        assert all(r["diagnosis"] == ("CN", "AD")[int(r["target"])] for r in inside)
+        described = result["folds"][fold]
+        assert described["scans"] == described["subjects"] == len(inside)
+        assert described["class_counts"] == {"CN": int((target == 0).sum()), "AD": int((target == 1).sum())}
+        if len(set(target)) == 2:
+            auc = described["metrics"]["roc_auc"]
+            assert auc["value"] == pytest.approx(roc_auc_score(target, probability))
+            assert auc["low"] <= auc["value"] <= auc["high"]
+        called = probability >= result["threshold"]["value"]
+        assert described["metrics"]["accuracy"]["value"] == pytest.approx((called == target).mean())
+    assert result["threshold"]["chosen_on"] == "validation"
+    assert result["data"]["synthetic"] is True
+
+
+def test_batches_do_not_change_predictions(run, tmp_path, monkeypatch):
+    evaluate.evaluate(run, out=tmp_path / "a", resamples=10)
+    real = loop.how_to_read
+    monkeypatch.setattr(loop, "how_to_read", lambda config: real(config) | {"batch_size": 5})
+    evaluate.evaluate(run, out=tmp_path / "b", resamples=10)
+    a, b = (rows(tmp_path / x / "predictions.csv") for x in "ab")
+    assert [r["content_hash"] for r in a] == [r["content_hash"] for r in b]
+    np.testing.assert_allclose([float(r["prediction"]) for r in a], [float(r["prediction"]) for r in b], atol=1e-6)
+
+
+def test_another_dataset_is_the_ood_fold(run, tmp_path):
+    other = write_dataset(tmp_path / "other", box_scans(20, prefix="x"), ood_sites=())
+    result = evaluate.evaluate(run, data=other, resamples=50)
+    assert result["folds"]["ood"]["scans"] == 20
+    assert result["folds"]["test"] == {
+        "scans": 0, "subjects": 0, "sites": [], "class_counts": {"CN": 0, "AD": 0}, "metrics": {},
+        "reason": "the fold is empty",
+    }  # fmt: skip
+    assert (run / "evaluation-other" / "metrics.json").is_file()
+
+
+def test_another_dataset_with_a_training_subject_or_image_is_refused(run, tmp_path):
+    same = write_dataset(tmp_path / "same", box_scans(20))
+    with pytest.raises(LeakageError, match="subjects are in training and in ood"):
+        evaluate.evaluate(run, data=same)
+    import dataclasses
+
+    renamed = [dataclasses.replace(s, subject="new" + s.subject) for s in box_scans(20)]
+    copies = write_dataset(tmp_path / "copies", renamed)
+    with pytest.raises(LeakageError, match="images are in training and in ood"):
+        evaluate.evaluate(run, data=copies)
+
+
+def test_another_shape_or_recipe_is_told(run, tmp_path, capsys):
+    scans = box_scans(12, prefix="x")
+    small = write_dataset(tmp_path / "small", scans, shape=(12, 12, 12), ood_sites=())
+    with pytest.raises(InputError, match=r"found volumes of \[12, 12, 12, 1\]; expected \[16, 16, 16, 1\]"):
+        evaluate.evaluate(run, data=small)
+    other = write_dataset(tmp_path / "other", scans, recipe={"name": "boxes2", "shape": [16, 16, 16]}, ood_sites=())
+    evaluate.evaluate(run, data=other, out=tmp_path / "e", resamples=10)
+    assert "name 'boxes2', was 'boxes'" in capsys.readouterr().err
+
+
+def test_changed_training_data_is_refused(smoke, tmp_path):
+    data = write_dataset(tmp_path / "d", box_scans())
+    loop.train(smoke(data=data), tmp_path / "r")
+    data.rename(tmp_path / "old")
+    write_dataset(tmp_path / "d", box_scans(52))
+    with pytest.raises(InputError, match="is not the dataset that"):
+        evaluate.evaluate(tmp_path / "r")
+
+
+def test_no_run_and_an_unfinished_run_are_told(tmp_path, run):
+    with pytest.raises(InputError, match="expected the folder of a training run"):
+        evaluate.evaluate(tmp_path)
+    for name in ("config.json", "run.json", "scans.csv"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    with pytest.raises(InputError, match="found no best checkpoint"):
+        evaluate.evaluate(tmp_path)
+
+
+def test_multiclass_and_a_one_class_fold(smoke, tmp_path):
+    scans = [s for s in box_scans(60, diagnoses=("CN", "AD", "PD")) if s.site != "D" or s.diagnosis == "CN"]
+    data = write_dataset(tmp_path / "d", scans)
+    config = smoke("task.kind=multiclass", "task.classes=('CN','AD','PD')", "task.ignore=()", data=data)
+    loop.train(config, tmp_path / "r")
+    result = evaluate.evaluate(tmp_path / "r", resamples=20)
+    assert result["threshold"] is None
+    auc = result["folds"]["ood"]["metrics"]["roc_auc"]
+    assert auc["value"] is None
+    assert auc["reason"] == "roc_auc is undefined: the fold holds CN only, of CN, AD, PD"
+    first = rows(tmp_path / "r" / "evaluation" / "predictions.csv")[0]
+    probabilities = [float(first[f"probability_{c}"]) for c in ("CN", "AD", "PD")]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-6)
+    assert int(first["prediction"]) == int(np.argmax(probabilities))
+
+
+def test_splits_of_the_shared_dataset_are_disjoint(boxes):
+    dataset = records.open_dataset(boxes)
+    splits.check_disjoint(
+        {f: [s for s in dataset.scans if s.subject in dataset.splits.subjects[f]] for f in splits.FOLDS}
+    )
