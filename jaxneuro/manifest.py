@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -145,9 +145,7 @@ def read_bids(root: str | os.PathLike[str]) -> tuple[list[Scan], list[Problem]]:
     for subject, session in sessions:
         if subject in seen and (subject, session) not in scans:
             problems.append(
-                Problem(
-                    f"sessions.tsv {subject} {session}", "a row with no file", "a T1w image", "check the download"
-                )
+                Problem(f"sessions.tsv {subject} {session}", "a row with no file", "a T1w image", "check the download")
             )
     return [scans[key] for key in sorted(scans)], problems
 
@@ -212,7 +210,7 @@ def read(path: str | os.PathLike[str]) -> list[Scan]:
     scans = []
     for line, row in rows:
         try:
-            scans.append(Scan(**{**row, "age": _from_missing(row["age"])}))
+            scans.append(Scan(**{c: row[c] for c in COLUMNS if c != "age"}, age=_from_missing(row["age"])))
         except ValueError as e:
             raise InputError(f"{path} line {line}: found age '{row['age']}'; expected years or {MISSING}") from e
     return scans
@@ -232,7 +230,7 @@ def write_problems(path: str | os.PathLike[str], problems: Iterable[Problem]) ->
 def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     """Read problems that `write_problems` wrote."""
     _, rows = _table(Path(path))
-    return [Problem(**{**row, "dropped": row["dropped"] == "True"}) for _, row in rows]
+    return [Problem(r["where"], r["found"], r["expected"], r["hint"], r["dropped"] == "True") for _, r in rows]
 
 
 def drop_shared_images(scans: Iterable[Scan]) -> tuple[list[Scan], list[Problem]]:
@@ -324,9 +322,7 @@ def _without_duplicates(scans: list[Scan], where: str, problems: list[Problem]) 
     return [s for s in scans if count[s.key] == 1]
 
 
-def _scan(
-    row: Mapping[str, str], subject: str, session: str, path: str, where: str, problems: list[Problem]
-) -> Scan:
+def _scan(row: Mapping[str, str], subject: str, session: str, path: str, where: str, problems: list[Problem]) -> Scan:
     def get(name: str) -> str:
         value = row.get(name) or ""
         return MISSING if _is_missing(value) else value.strip()
@@ -382,7 +378,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     return header, rows
 
 
-def _write_rows(path: str | os.PathLike[str], columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
+def _write_rows(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, columns, lineterminator="\n")
         writer.writeheader()

@@ -153,6 +153,12 @@ class Reader:
             )
         return array
 
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the files."""
         for reader in self._readers:

@@ -107,7 +107,9 @@ def test_bids_missing_folder(tmp_path):
 
 def test_csv_with_named_columns(tmp_path):
     (tmp_path / "a.nii").write_bytes(b"")
-    (tmp_path / "t.csv").write_text("PTID,AGE,DX,file\n002_S_1,71.25,MCI,a.nii\n003_S_2,300,CN,a.nii\n004,1,CN,b.nii\n,1,CN,a.nii\n")
+    (tmp_path / "t.csv").write_text(
+        "PTID,AGE,DX,file\n002_S_1,71.25,MCI,a.nii\n003_S_2,300,CN,a.nii\n004,1,CN,b.nii\n,1,CN,a.nii\n"
+    )
     scans, problems = manifest.read_csv(
         tmp_path / "t.csv", {"subject": "PTID", "age": "AGE", "diagnosis": "DX", "path": "file"}
     )

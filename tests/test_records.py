@@ -31,7 +31,11 @@ def write(out, n=10, shard_bytes=1000, problems=()):
         for i, scan in enumerate(scans):
             w.add(volume(i), scan)
         w.finish(
-            splits=splits.make(scans), problems=problems, name="t", synthetic=True, recipe={"name": "r", "shape": [4, 5, 6]}
+            splits=splits.make(scans),
+            problems=problems,
+            name="t",
+            synthetic=True,
+            recipe={"name": "r", "shape": [4, 5, 6]},
         )
     return records.open_dataset(out)
 
@@ -145,10 +149,15 @@ def test_edited_manifest_or_splits_are_refused(tmp_path):
         records.open_dataset(tmp_path / "d")
 
 
-def test_nothing_is_left_when_writing_fails(tmp_path):
-    with pytest.raises(InputError, match="not finite"), records.Writer(tmp_path / "d", shape=SHAPE, records=2) as w:
+def write_two(out):
+    with records.Writer(out, shape=SHAPE, records=2) as w:
         w.add(volume(0), Scan("a"))
         w.add(np.full(SHAPE, np.nan, np.float16), Scan("b"))
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path):
+    with pytest.raises(InputError, match="not finite"):
+        write_two(tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,7 +186,12 @@ def test_no_dataset_there(tmp_path):
 
 
 def script(body):
-    return [sys.executable, "-c", "import numpy as np\nfrom jaxneuro import records\nfrom jaxneuro.manifest import Scan\n" + textwrap.dedent(body)]
+    return [
+        sys.executable,
+        "-c",
+        "import numpy as np\nfrom jaxneuro import records\nfrom jaxneuro.manifest import Scan\n"
+        + textwrap.dedent(body),
+    ]
 
 
 def test_killed_writer_leaves_nothing_that_looks_whole(tmp_path):

@@ -21,9 +21,7 @@ def cohorts(draw):
         diagnosis, sex = draw(st.sampled_from(["CN", "AD", "PD"])), draw(st.sampled_from("FM"))
         age = draw(st.one_of(st.just(math.nan), st.floats(20, 90)))
         for session in range(draw(st.integers(1, 3))):
-            scans.append(
-                Scan(f"s{i:03d}", f"ses-{session}", site, age + session, sex, diagnosis, "", f"{i}-{session}")
-            )
+            scans.append(Scan(f"s{i:03d}", f"ses-{session}", site, age + session, sex, diagnosis, "", f"{i}-{session}"))
     return scans
 
 

@@ -52,12 +52,8 @@ class Anatomy:
     origin: np.ndarray  # [3] mm of the first voxel
     regions: Mapping[str, np.ndarray]  # bool; ventricles, cortex and the keys of ELLIPSOIDS
     cortex_change: np.ndarray  # float32: what T1 would change by, if all cortex beside CSF became CSF
-    region_change: Mapping[
-        str, tuple[np.ndarray, np.ndarray]
-    ]  # the same for each region: flat indices and values
-    fields: Mapping[
-        str, np.ndarray
-    ]  # [3, cx, cy, cz] outward velocity of each region, peak 1, on the coarse grid
+    region_change: Mapping[str, tuple[np.ndarray, np.ndarray]]  # the same for each region: flat indices and values
+    fields: Mapping[str, np.ndarray]  # [3, cx, cy, cz] outward velocity of each region, peak 1, on the coarse grid
     coarse_origin: np.ndarray  # [3] mm of the coarse grid's first point
 
 
@@ -66,12 +62,8 @@ class Morphology:
     """What sets one brain apart from the template before its random deformation."""
 
     head_scale: float = 1.0  # linear
-    shift_mm: Mapping[str, float] = field(
-        default_factory=dict
-    )  # outward movement of a region's boundary, by region
-    loss: Mapping[str, float] = field(
-        default_factory=dict
-    )  # fraction of a region's tissue turned to CSF, by region
+    shift_mm: Mapping[str, float] = field(default_factory=dict)  # outward movement of a region's boundary, by region
+    loss: Mapping[str, float] = field(default_factory=dict)  # fraction of a region's tissue turned to CSF, by region
 
 
 @dataclass(frozen=True)
@@ -108,9 +100,7 @@ def load_anatomy(voxel_size: float) -> Anatomy:
     try:
         from nilearn import datasets  # slow to import, and only an extra
     except ImportError as e:
-        raise InputError(
-            "nilearn: not installed; expected it for the template; pip install 'jaxneuro[prepare]'"
-        ) from e
+        raise InputError("nilearn: not installed; expected it for the template; pip install 'jaxneuro[prepare]'") from e
     image = datasets.load_mni152_template(resolution=1)
     t1 = image.get_fdata(dtype=np.float32)
     grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)
@@ -183,9 +173,7 @@ def _ellipsoids(parts, axes: tuple[np.ndarray, ...]) -> np.ndarray:
     return inside
 
 
-def _regions(
-    t1: np.ndarray, grey: np.ndarray, brain: np.ndarray, origin: np.ndarray
-) -> dict[str, np.ndarray]:
+def _regions(t1: np.ndarray, grey: np.ndarray, brain: np.ndarray, origin: np.ndarray) -> dict[str, np.ndarray]:
     """Return bool masks [x, y, z] of the ventricles, the cortex and the deep regions in template space."""
     axes = np.ogrid[tuple(slice(start, start + size) for start, size in zip(origin, t1.shape, strict=True))]
     regions = {name: _ellipsoids(parts, axes) & brain for name, parts in ELLIPSOIDS.items()}
@@ -202,13 +190,9 @@ def _regions(
         for p in ((-6, 5, 12), (6, 5, 12), (-19, -40, 14), (19, -40, 14))
     ]
     regions["ventricles"] = np.isin(labels, [seed for seed in seeds if seed])
-    deep = ndimage.binary_dilation(
-        regions["basal_ganglia"] | regions["midbrain"] | regions["ventricles"], iterations=4
-    )
+    deep = ndimage.binary_dilation(regions["basal_ganglia"] | regions["midbrain"] | regions["ventricles"], iterations=4)
     centre = ((x / 20) ** 2 + ((y + 20) / 24) ** 2 + ((z + 10) / 32) ** 2) < 1  # thalamus and around it
-    cortex = (
-        brain & (grey > 0.3) & ~deep & ~centre & ~_ellipsoids(CEREBELLUM, axes) & ~regions["medial_temporal"]
-    )
+    cortex = brain & (grey > 0.3) & ~deep & ~centre & ~_ellipsoids(CEREBELLUM, axes) & ~regions["medial_temporal"]
     return regions | {"cortex": cortex}
 
 
@@ -243,9 +227,7 @@ def rotation_velocity(anatomy: Anatomy, radians: np.ndarray) -> np.ndarray:
     return np.stack([np.broadcast_to(part, shape) for part in (b * z - c * y, c * x - a * z, a * y - b * x)])
 
 
-def person_displacement(
-    anatomy: Anatomy, morphology: Morphology, velocity: np.ndarray | float = 0
-) -> np.ndarray:
+def person_displacement(anatomy: Anatomy, morphology: Morphology, velocity: np.ndarray | float = 0) -> np.ndarray:
     """Return the displacement [3, cx, cy, cz], in mm, from points of the person's brain to the template's.
 
     The regions' velocities and `velocity` [3, cx, cy, cz] are summed and integrated for unit time, so the map
@@ -288,7 +270,8 @@ def jacobian_determinant(displacement: np.ndarray, spacing: float) -> np.ndarray
 
 def output_grid(voxel_size: float) -> tuple[tuple[int, int, int], np.ndarray]:
     """Return the shape and the RAS+ affine [4, 4] of a scan that covers the head at `voxel_size` mm."""
-    shape = tuple(int(np.ceil(extent / voxel_size)) for extent in EXTENT_MM)
+    x, y, z = (int(np.ceil(extent / voxel_size)) for extent in EXTENT_MM)
+    shape = (x, y, z)
     affine = np.diag([voxel_size, voxel_size, voxel_size, 1.0])
     affine[:3, 3] = [centre - voxel_size * (n - 1) / 2 for centre, n in zip(CENTRE_MM, shape, strict=True)]
     return shape, affine
@@ -307,8 +290,7 @@ def template_coordinates(
     """
     shape, affine = output_grid(voxel_size)
     lines = [
-        CENTRE_MM[k]
-        + (affine[k, 3] + voxel_size * np.arange(shape[k]) - shift_mm[k] - CENTRE_MM[k]) / head_scale
+        CENTRE_MM[k] + (affine[k, 3] + voxel_size * np.arange(shape[k]) - shift_mm[k] - CENTRE_MM[k]) / head_scale
         for k in range(3)
     ]
     points = np.empty((3, *shape), np.float32)
@@ -331,9 +313,7 @@ def _interpolate(volume: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
     return below + weight * (np.take(volume, low + 1, axis) - below)
 
 
-def warp_template(
-    anatomy: Anatomy, losses: Mapping[str, float], points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def warp_template(anatomy: Anatomy, losses: Mapping[str, float], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the T1 [x, y, z], 0..1 with CSF outside the brain, and the brain mask at template `points`."""
     t1 = anatomy.t1 + np.float32(losses.get("cortex", 0.0)) * anatomy.cortex_change
     for name, (index, change) in anatomy.region_change.items():

@@ -13,7 +13,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -97,18 +97,10 @@ class CohortSpec:
     def __post_init__(self) -> None:
         unknown = [site for site in self.sites if site not in SCANNERS]
         if unknown or not self.sites or len(set(self.sites)) < len(self.sites):
-            raise InputError(
-                f"sites: found {list(self.sites)}; expected distinct names among {list(SCANNERS)}"
-            )
+            raise InputError(f"sites: found {list(self.sites)}; expected distinct names among {list(SCANNERS)}")
         shares = self.diagnoses.values()
-        if (
-            not set(self.diagnoses) <= set(DIAGNOSES)
-            or min(shares, default=-1) < 0
-            or abs(sum(shares) - 1) > 1e-6
-        ):
-            raise InputError(
-                f"diagnoses: found {dict(self.diagnoses)}; expected shares of {DIAGNOSES} that sum to 1"
-            )
+        if not set(self.diagnoses) <= set(DIAGNOSES) or min(shares, default=-1) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise InputError(f"diagnoses: found {dict(self.diagnoses)}; expected shares of {DIAGNOSES} that sum to 1")
         if missing := [name for name in self.diagnoses if name not in self.age_mean]:
             raise InputError(f"age_mean: found {dict(self.age_mean)}; expected a mean age for {missing} too")
         for name, low, high in (
@@ -160,9 +152,7 @@ def sample_person(spec: CohortSpec, index: int) -> Person:
     start = _rng(spec.seed, _SITE, 2 * number + 1).random(2)
     even = (start + block * np.array([(5**0.5 - 1) / 2, 2**0.5])) % 1
     limits = np.cumsum(list(spec.diagnoses.values()))
-    diagnosis = list(spec.diagnoses)[
-        min(int(np.searchsorted(limits, even[0], side="right")), len(limits) - 1)
-    ]
+    diagnosis = list(spec.diagnoses)[min(int(np.searchsorted(limits, even[0], side="right")), len(limits) - 1)]
     rng = _rng(spec.seed, _PERSON, index)
     traits = dict(zip(TRAITS, _normal(rng, len(TRAITS)).tolist(), strict=True))
     severity = max(1 + spec.effects.severity_sd * float(_normal(rng)), 0.1)
@@ -183,15 +173,13 @@ def morphology(effects: Effects, person: Person, age: float) -> Morphology:
         head_scale=1 + e.head_scale_male * (0.5 if person.sex == "M" else -0.5) + e.head_scale_sd * z["head"],
         shift_mm={
             "ventricles": e.ventricle_shift_per_decade * decades + e.ventricle_shift_sd * z["ventricles"],
-            "medial_temporal": e.ad_medial_temporal_shift * ad
-            - e.medial_temporal_shift_sd * z["medial_temporal"],
+            "medial_temporal": e.ad_medial_temporal_shift * ad - e.medial_temporal_shift_sd * z["medial_temporal"],
             "basal_ganglia": e.pd_basal_ganglia_shift * pd - e.basal_ganglia_shift_sd * z["basal_ganglia"],
             "midbrain": e.pd_midbrain_shift * pd - e.midbrain_shift_sd * z["midbrain"],
         },
         loss={
             "cortex": e.cortex_loss_per_decade * decades + e.cortex_loss_sd * z["cortex"],
-            "medial_temporal": e.ad_medial_temporal_loss * ad
-            + e.medial_temporal_loss_sd * z["medial_temporal"],
+            "medial_temporal": e.ad_medial_temporal_loss * ad + e.medial_temporal_loss_sd * z["medial_temporal"],
             "basal_ganglia": e.pd_basal_ganglia_loss * pd + e.basal_ganglia_loss_sd * z["basal_ganglia"],
             "midbrain": e.pd_midbrain_loss * pd + e.midbrain_loss_sd * z["midbrain"],
         },
@@ -282,10 +270,12 @@ def write_cohort(
     }
 
 
-def _each(root: Path, spec: CohortSpec, people: list[Person], workers: int) -> Iterator[None]:
+def _each(root: Path, spec: CohortSpec, people: list[Person], workers: int) -> Generator[None, None, None]:
     """Write each person's scans, in this process or in several."""
     if workers == 1:
-        yield from (_write_person(root, spec, person) for person in people)
+        for person in people:
+            _write_person(root, spec, person)
+            yield
         return
     pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
     results = pool(joblib.delayed(_write_person)(root, spec, person) for person in people)
@@ -311,9 +301,7 @@ def _write_person(root: Path, spec: CohortSpec, person: Person) -> None:
         image.set_qform(affine, code="scanner")
         image.header.set_xyzt_units("mm")
         image.header["descrip"] = b"synthetic"
-        nib.save(
-            image, folder / f"{person.label}_{name}_T1w.nii.gz"
-        )  # nibabel's gzip holds no time or file name
+        nib.save(image, folder / f"{person.label}_{name}_T1w.nii.gz")  # nibabel's gzip holds no time or file name
         sidecar = {"Modality": "MR", "Manufacturer": "synthetic", "StationName": person.site}
         _write_json(folder / f"{person.label}_{name}_T1w.json", sidecar)
         rows.append((name, f"{age:.1f}", person.diagnosis))

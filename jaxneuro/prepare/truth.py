@@ -52,9 +52,7 @@ def region_masks(template: Anatomy) -> dict[str, np.ndarray]:
     still = np.zeros_like(next(iter(template.fields.values())))
     points = anatomy.template_coordinates(template, still, VOXEL_MM)
     at = np.rint(points - template.origin.reshape(3, 1, 1, 1)).astype(int)
-    within = np.all(
-        [(part >= 0) & (part < n) for part, n in zip(at, template.brain.shape, strict=True)], axis=0
-    )
+    within = np.all([(part >= 0) & (part < n) for part, n in zip(at, template.brain.shape, strict=True)], axis=0)
     masks = {}
     for name, region in template.regions.items():
         masks[name] = np.zeros(within.shape, bool)
@@ -62,9 +60,7 @@ def region_masks(template: Anatomy) -> dict[str, np.ndarray]:
     return masks
 
 
-def write_truth(
-    folder: Path, contrasts: Mapping[str, tuple[Morphology, Morphology]], details: Mapping
-) -> None:
+def write_truth(folder: Path, contrasts: Mapping[str, tuple[Morphology, Morphology]], details: Mapping) -> None:
     """Write `effect-<name>_change` and `_mask` for each contrast and `region-<name>_mask`, as .nii.gz files.
 
     `details` goes into `truth.json` beside the rule. MNI space, voxels of 2 mm, RAS+.

@@ -123,7 +123,7 @@ def content_hash(voxels: np.ndarray) -> str:
     Compression, header text and stored orientation do not change it; any voxel does.
     """
     digest = hashlib.sha256(np.asarray(voxels.shape, "<i8").tobytes())
-    digest.update(np.ascontiguousarray(voxels, "<f4"))
+    digest.update(np.ascontiguousarray(voxels, "<f4").data)
     return digest.hexdigest()
 
 

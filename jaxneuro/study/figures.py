@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ def to_svg(figure: Figure, key: str, description: str) -> str:
     svg = re.sub(r"url\(#", f"url(#{key}-", svg)
     svg = re.sub(r"\n\s*\n", "\n", svg)
     head, body = svg.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head).group()
+    [box] = re.findall(r'viewBox="[^"]*"', head)
     label = html.escape(description, quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} '
@@ -99,7 +100,7 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
 
 
-def _look(fold: str) -> dict[str, str]:
+def _look(fold: str) -> dict[str, Any]:
     return LOOKS.get(fold, OTHER_LOOK)
 
 
@@ -143,8 +144,8 @@ def roc(key: str, metrics: Mapping[str, Any], folds: Mapping[str, Fold]) -> Draw
                 hit, missed, false_alarm, right = counts
                 point = (false_alarm / (false_alarm + right), hit / (hit + missed))
                 label = f"{name}, threshold {tables.number(threshold['value'], 3)}"
-                edge = {"markeredgecolor": look["color"], "markeredgewidth": 1.8, "markersize": 9}
-                mark = {"linestyle": "none", "markerfacecolor": "white", "zorder": 5, **edge}
+                rim = {"markeredgecolor": look["color"], "markeredgewidth": 1.8, "markersize": 9}
+                mark = {"linestyle": "none", "markerfacecolor": "white", "zorder": 5, **rim}
                 axes.plot(*point, look["marker"], label=label, **mark)
         if not drawn:
             return Drawing("", "There is no ROC curve. " + " ".join(undefined))
@@ -177,7 +178,7 @@ def roc_band(
     rng, grid = np.random.default_rng(seed), np.linspace(0, 1, 101)
     names, first, owner = np.unique(subject, return_index=True, return_inverse=True)
     pools = [np.flatnonzero(target[first] == label) for label in np.unique(target[first])]
-    curves = []
+    curves: list[np.ndarray] = []
     while len(curves) < BAND_RESAMPLES:
         drawn = np.concatenate([pool[rng.integers(len(pool), size=len(pool))] for pool in pools])
         weight = np.bincount(drawn, minlength=len(names))[owner]
@@ -187,9 +188,7 @@ def roc_band(
     return grid, bottom, top
 
 
-def weighted_roc(
-    target: np.ndarray, prediction: np.ndarray, weight: np.ndarray, grid: np.ndarray
-) -> np.ndarray:
+def weighted_roc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Read true positive rates [n] at the false positive rates `grid` [n] off a weighted ROC curve.
 
     `target` (0 or 1), `prediction` and `weight` are [scans]. It is sklearn's curve, without the checks that
@@ -214,9 +213,9 @@ def regression(key: str, metrics: Mapping[str, Any], folds: Mapping[str, Fold]) 
     with _page_style():
         figure = _figure(6.6)
         scatter, gaps = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
-        ends = np.concatenate([folds[fold][column] for fold in names for column in ("target", "prediction")])
-        margin = 0.04 * (np.ptp(ends) or 1)
-        ends = (ends.min() - margin, ends.max() + margin)
+        values = np.concatenate([folds[fold][column] for fold in names for column in ("target", "prediction")])
+        margin = 0.04 * (np.ptp(values) or 1)
+        ends = (values.min() - margin, values.max() + margin)
         for fold in names:
             target, prediction = folds[fold]["target"], folds[fold]["prediction"]
             look, title = _look(fold), tables.fold_name(fold)
@@ -306,9 +305,7 @@ def learning_curve(key: str, metrics: Mapping[str, Any], log: Sequence[Mapping[s
     name, scores = _validation_series(metrics, log)
     upper, lower = len(loss[0]) or len(validation_loss[0]), len(scores[0])
     if not upper and not lower:
-        return Drawing(
-            "", "There is no learning curve: metrics.jsonl holds no loss and no validation metric."
-        )
+        return Drawing("", "There is no learning curve: metrics.jsonl holds no loss and no validation metric.")
     said, missing = [], ""
     with _page_style():
         figure = _figure(4.9 if upper and lower else 3.2)
@@ -326,12 +323,10 @@ def learning_curve(key: str, metrics: Mapping[str, Any], log: Sequence[Mapping[s
             missing = " metrics.jsonl holds no validation metric."
         if "step" in chosen:
             for axes in panels:
-                axes.axvline(
-                    chosen["step"], color=PALE, linestyle=":", linewidth=1.4, label="evaluated checkpoint"
-                )
+                axes.axvline(chosen["step"], color=PALE, linestyle=":", linewidth=1.4, label="evaluated checkpoint")
         panels[-1].set(xlabel="Training step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        handles = {}
+        handles: dict[str, Artist] = {}
         for axes in panels:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
@@ -342,9 +337,7 @@ def learning_curve(key: str, metrics: Mapping[str, Any], log: Sequence[Mapping[s
     return Drawing(svg, f"Learning curve.{at}{missing}")
 
 
-def _curve(
-    axes: Axes, who: str, what: str, found: tuple[np.ndarray, np.ndarray], look: Mapping[str, str]
-) -> list[str]:
+def _curve(axes: Axes, who: str, what: str, found: tuple[np.ndarray, np.ndarray], look: Mapping[str, Any]) -> list[str]:
     """Plot one series unless it is empty, and describe it in a list of no or one phrase."""
     steps, values = found
     if not len(steps):

@@ -71,9 +71,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     evaluation = workdir / "evaluation"
     for name in ("metrics.json", "predictions.csv"):
         if not (evaluation / name).is_file():
-            raise FileNotFoundError(
-                f"{evaluation / name} does not exist: run `jaxneuro evaluate {workdir}` first"
-            )
+            raise FileNotFoundError(f"{evaluation / name} does not exist: run `jaxneuro evaluate {workdir}` first")
     metrics = _read_json(evaluation / "metrics.json")
     missing = [key for key in ("task", "model", "interval", "folds", "data") if key not in metrics]
     if missing:
@@ -125,27 +123,25 @@ def read_predictions(path: Path) -> tuple[dict[str, Fold], int]:
     `target` and `prediction` are float64, the rest text. Raises InputError on a missing column or a
     cell that is not a number, naming the row.
     """
-    rows, dropped = _read_rows(path), 0
+    rows: list[dict[str, Any]] = _read_rows(path)
     missing = [name for name in COLUMNS if rows and name not in rows[0]]
     if missing:
         found = ", ".join(map(str, rows[0]))
         raise InputError(f"{path}: found the columns {found}; expected {', '.join(missing)} too")
     folds: dict[str, list[dict[str, Any]]] = {}
+    dropped = 0
     for line, row in enumerate(rows, start=2):
         for name in ("target", "prediction"):
             try:
                 row[name] = float("nan" if row[name] in (None, "", "n/a") else row[name])
             except ValueError as error:
-                raise InputError(
-                    f"{path} line {line}: found {name} {row[name]!r}; expected a number"
-                ) from error
+                raise InputError(f"{path} line {line}: found {name} {row[name]!r}; expected a number") from error
         if np.isfinite([row["target"], row["prediction"]]).all():
             folds.setdefault(row["fold"], []).append(row)
         else:
             dropped += 1
     return {
-        fold: {name: np.array([row[name] for row in kept]) for name in COLUMNS}
-        for fold, kept in folds.items()
+        fold: {name: np.array([row[name] for row in kept]) for name in COLUMNS} for fold, kept in folds.items()
     }, dropped
 
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import rich.table
@@ -81,7 +81,7 @@ def number(value: Any, digits: int = 2) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-def defined(value: Any) -> bool:
+def defined(value: Any) -> TypeGuard[float]:
     """Tell whether a value read from JSON is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -142,13 +142,9 @@ def summary(metrics: Mapping[str, Any]) -> Table:
     """Sum up one evaluation: a row for each fold with its size and its main metric."""
     table = summary_of_runs([("", metrics)])
     # Run, metric, task and model are the same in every row: they go into the title and the head.
-    kept = [
-        index for index, name in enumerate(table.columns) if name not in ("Run", "Metric", "Task", "Model")
-    ]
+    kept = [index for index, name in enumerate(table.columns) if name not in ("Run", "Metric", "Task", "Model")]
     value = f"{metric_name(main_metric(metrics), metrics)}, {level(metrics)} interval"
-    columns = tuple(
-        value if table.columns[index].startswith("Result") else table.columns[index] for index in kept
-    )
+    columns = tuple(value if table.columns[index].startswith("Result") else table.columns[index] for index in kept)
     title = f"Summary: task {metrics['task']['name']}, model {metrics['model']['name']}"
     rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
     return Table(title, columns, rows, table.notes)
@@ -191,8 +187,8 @@ def summary_of_runs(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 def interval_width(metric: Mapping[str, Any] | None) -> float | None:
     """Measure an interval from end to end; None when there is none."""
-    ends = [(metric or {}).get(end) for end in ("low", "high")]
-    return ends[1] - ends[0] if all(map(defined, ends)) else None
+    low, high = ((metric or {}).get(end) for end in ("low", "high"))
+    return high - low if defined(low) and defined(high) else None
 
 
 def all_metrics(metrics: Mapping[str, Any]) -> Table:
@@ -205,9 +201,8 @@ def all_metrics(metrics: Mapping[str, Any]) -> Table:
         rows.append((metric_name(name, metrics), *(estimate(cell) for cell in cells)))
     for fold in folds:
         cells = [metric_of(metrics["folds"][fold], name) for name in names]
-        reasons = [
-            cell.get("reason") or "no reason was recorded" for cell in cells if estimate(cell) == "undefined"
-        ]
+        undefined = [cell for cell in cells if cell is not None and estimate(cell) == "undefined"]
+        reasons = [cell.get("reason") or "no reason was recorded" for cell in undefined]
         notes += [f"{fold_name(fold)}: {reason}" for reason in dict.fromkeys(reasons)]
     head = tuple(f"{fold_name(fold)} (n = {metrics['folds'][fold]['scans']:,})" for fold in folds)
     title = f"All metrics, with {level(metrics)} intervals"
@@ -219,17 +214,15 @@ def who(metrics: Mapping[str, Any], folds: Mapping[str, Fold]) -> Table:
     classes = metrics["task"].get("classes") or []
     rows = []
     for fold in fold_order(metrics["folds"]):
-        entry, columns = metrics["folds"][fold], folds.get(fold, {})
-        ages = _numbers(columns.get("age", ()))
+        entry, predictions = metrics["folds"][fold], folds.get(fold, {})
+        ages = _numbers(predictions.get("age", ()))
         age = f"{ages.mean():.1f} ({ages.min():.0f} to {ages.max():.0f})" if ages.size else "n/a"
-        sexes = Counter(_stated(sex) for sex in columns.get("sex", ()))
+        sexes = Counter(_stated(sex) for sex in predictions.get("sex", ()))
         sex = ", ".join(f"{count:,} {name}" for name, count in sorted(sexes.items())) or "n/a"
         sites = ", ".join(map(str, entry.get("sites") or [])) or "n/a"
         counts = entry.get("class_counts") or {}
         scans = [f"{counts[name]:,}" if name in counts else "n/a" for name in classes]
-        rows.append(
-            (fold_name(fold), f"{entry['scans']:,}", f"{entry['subjects']:,}", sites, age, sex, *scans)
-        )
+        rows.append((fold_name(fold), f"{entry['scans']:,}", f"{entry['subjects']:,}", sites, age, sex, *scans))
     columns = ("Fold", "Scans", "Subjects", "Sites", "Age, mean (range), years", "Sex", *classes)
     return Table("Who is in each fold", columns, tuple(rows))
 
@@ -251,17 +244,16 @@ def _numbers(cells: Iterable[Any]) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def confusion_counts(
-    target: np.ndarray, prediction: np.ndarray, threshold: float
-) -> tuple[int, int, int, int]:
+def confusion_counts(target: np.ndarray, prediction: np.ndarray, threshold: float) -> tuple[int, int, int, int]:
     """Count true positives, false negatives, false positives and true negatives.
 
     `target` [scans] is 0 or 1, `prediction` [scans] the probability of class 1; a scan at or above the
     threshold counts as called class 1.
     """
     positive, called = target == 1, prediction >= threshold
-    counts = (positive & called, positive & ~called, ~positive & called, ~positive & ~called)
-    return tuple(int(found.sum()) for found in counts)
+    hits, misses = int((positive & called).sum()), int((positive & ~called).sum())
+    false_alarms, rejections = int((~positive & called).sum()), int((~positive & ~called).sum())
+    return hits, misses, false_alarms, rejections
 
 
 def confusion(metrics: Mapping[str, Any], folds: Mapping[str, Fold]) -> Table:
@@ -393,9 +385,7 @@ def failures(rows: Sequence[Mapping[str, str]]) -> Table:
     if any("dropped" in row for row in rows):
         keys, columns = [*keys, "dropped"], [*columns, "Scan"]
     cells = [[row.get(key) or "" for key in keys] for row in rows]
-    told = tuple(
-        tuple(outcomes.get(cell, cell) if i == 4 else cell for i, cell in enumerate(row)) for row in cells
-    )
+    told = tuple(tuple(outcomes.get(cell, cell) if i == 4 else cell for i, cell in enumerate(row)) for row in cells)
     return cut(Table("Failures", tuple(columns), told), rest="failures.csv")
 
 

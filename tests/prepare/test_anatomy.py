@@ -91,9 +91,7 @@ def test_outward_field_points_away_from_a_ball():
 def test_regions_lie_where_anatomy_has_them(template):
     x, y, z = (
         start + np.arange(n).reshape(side)
-        for start, n, side in zip(
-            template.origin, template.t1.shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True
-        )
+        for start, n, side in zip(template.origin, template.t1.shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
     )
 
     def centre(mask):

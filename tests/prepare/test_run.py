@@ -84,7 +84,9 @@ def test_prefix_and_name(bids, tmp_path):
 def test_csv_source(bids, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("id,file,DX\n" + "".join(f"p{i},{image(bids, i)},CN\n" for i in range(4)))
-    card = run.prepare(table, tmp_path / "d", recipe="quick40", columns={"subject": "id", "path": "file", "diagnosis": "DX"})
+    card = run.prepare(
+        table, tmp_path / "d", recipe="quick40", columns={"subject": "id", "path": "file", "diagnosis": "DX"}
+    )
     assert card["counts"]["scans"] == 4
     assert card["synthetic"] is False
 

@@ -35,7 +35,9 @@ def test_read_orients_any_storage_order_to_the_same_voxels(tmp_path):
     np.testing.assert_array_equal(want, voxels)
     for code in ("LAS", "PSR", "IRA", "LPI"):
         image = nib.Nifti1Image(voxels, affine)
-        turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(code)))
+        turned = image.as_reoriented(
+            nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(code))
+        )
         nib.save(turned, tmp_path / f"{code}.nii.gz")
         found, found_affine = volumes.read(tmp_path / f"{code}.nii.gz")
         np.testing.assert_array_equal(found, voxels)
@@ -52,7 +54,9 @@ def test_content_hash_ignores_compression_and_stored_type_but_no_voxel(tmp_path)
     }
     assert len(hashes) == 1
     voxels[30, 30, 30] += 1
-    assert volumes.content_hash(volumes.read(save(tmp_path / "d.nii", voxels.astype(np.int16), affine))[0]) not in hashes
+    assert (
+        volumes.content_hash(volumes.read(save(tmp_path / "d.nii", voxels.astype(np.int16), affine))[0]) not in hashes
+    )
 
 
 def test_scaled_shifted_and_turned_scans_of_one_object_become_one_volume():

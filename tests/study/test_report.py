@@ -83,14 +83,10 @@ def make_run(folder, kind="binary", *, seed=0, synthetic=True, one_class=(), sit
     }  # fmt: skip
     (data / "card.json").write_text(json.dumps(card))
     (data / "failures.csv").write_text("where,found,expected,hint\nsub-<b>9</b>,2 axes,3 axes,look at it\n")
-    (folder / "config.json").write_text(
-        json.dumps({"optimizer": {"learning_rate": 3e-4}, "note": "</pre><script>"})
-    )
+    (folder / "config.json").write_text(json.dumps({"optimizer": {"learning_rate": 3e-4}, "note": "</pre><script>"}))
     score = "mae" if kind == "regression" else "roc_auc"
     lines = [{"step": step, "train/loss": 1 / step} for step in range(1, 6)]
-    lines += [
-        {"step": step, "validation/loss": 2 / step, f"validation/{score}": 0.1 * step} for step in (2, 4)
-    ]
+    lines += [{"step": step, "validation/loss": 2 / step, f"validation/{score}": 0.1 * step} for step in (2, 4)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows, folds, arrays = [], {}, {}
     for fold, count in sizes.items():
@@ -358,9 +354,7 @@ def test_an_empty_fold_and_a_threshold_without_a_fold(tmp_path):
     path = run / "evaluation/predictions.csv"
     path.write_text(re.sub(r"(?m)^test,.*\n", "", path.read_text()))
     page, _ = page_of(tmp_path, run)
-    assert ["run", "test", "undefined: the fold is empty", "ROC AUC", "0", "0"] in [
-        row[:6] for row in page.rows
-    ]
+    assert ["run", "test", "undefined: the fold is empty", "ROC AUC", "0", "0"] in [row[:6] for row in page.rows]
     assert "by the rule: 0.5, for validation holds one class; applied" in page.says()
     assert "None" not in page.says()
 
@@ -390,9 +384,7 @@ def test_a_cell_that_is_no_number_names_its_row(tmp_path):
     lines = path.read_text().splitlines()
     lines[3] = lines[3].rsplit(",", 1)[0] + ",high"
     path.write_text("\n".join(lines))
-    with pytest.raises(
-        ValueError, match=r"predictions.csv line 4: found prediction 'high'; expected a number"
-    ):
+    with pytest.raises(ValueError, match=r"predictions.csv line 4: found prediction 'high'; expected a number"):
         report.gather(run)
     path.write_text("fold,subject\ntest,1\n")
     with pytest.raises(ValueError, match="expected site, age, sex, target, prediction too"):

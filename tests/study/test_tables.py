@@ -104,9 +104,7 @@ def test_summary_of_runs_leaves_the_mean_empty_for_a_classifier():
 def test_unknown_kind_names_the_known_ones():
     metrics = evaluation(test=(1, 1, {}))
     metrics["task"]["kind"] = "ranking"
-    with pytest.raises(
-        ValueError, match="task kind: found 'ranking'; expected one of binary, multiclass, regression"
-    ):
+    with pytest.raises(ValueError, match="task kind: found 'ranking'; expected one of binary, multiclass, regression"):
         tables.summary(metrics)
 
 

@@ -1,0 +1,40 @@
+# Every target sets up what it needs: a virtual environment in .venv, made anew when it is missing, when
+# pyproject.toml or constraints.txt changed, or when PYTHON names another version than the one it was made with.
+PYTHON ?= python3
+VENV := .venv
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/.installed-$(VERSION)
+WORKERS ?= 2
+
+.PHONY: demo test test-slow lint format install clean
+
+demo: $(STAMP)  ## the whole road on synthetic scans; the last line printed is the report
+	$(VENV)/bin/jaxneuro demo --out runs/demo --workers $(WORKERS)
+
+test: $(STAMP)  ## the tests that run in minutes
+	$(VENV)/bin/python -m pytest -m "not slow" -n $(WORKERS)
+
+test-slow: $(STAMP)  ## the long ones
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "jaxneuro needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v)'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

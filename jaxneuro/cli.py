@@ -1,0 +1,225 @@
+"""`jaxneuro VERB ...`: parse, call one function, turn a user's error into one clear line.
+
+Verbs import what they need when they run, so that `--help` and the verbs without a model never load jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxneuro import __version__, terminal
+from jaxneuro.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 1 for an error that the line explains, 130 when interrupted.
+
+    With JAXNEURO_DEBUG=1 in the environment an error comes with its traceback.
+    """
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and known.verb != "train":
+        parser.error(f"found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help")
+    try:
+        known.run(known, rest)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except InputError as e:
+        return _fail(str(e))
+    except OSError as e:
+        hint = "; free some space and run the same command again" if e.errno == errno.ENOSPC else ""
+        return _fail(f"{e}{hint}")
+    except ModuleNotFoundError as e:
+        extra = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report"}.get(
+            e.name or ""
+        )
+        if extra is None:
+            raise
+        return _fail(f"found no package {e.name}; expected the extra: pip install 'jaxneuro[{extra}]'")
+    return 0
+
+
+def _fail(line: str, code: int = 1) -> int:
+    if os.environ.get("JAXNEURO_DEBUG") == "1" and sys.exc_info()[0] is not None and code == 1:
+        raise
+    terminal.say(f"error: {line}")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxneuro", description="Pre-train, fine-tune, test and explain 3D networks on brain MRI."
+    )
+    parser.add_argument("--version", action="version", version=f"jaxneuro {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    p = verbs.add_parser("cohort", help="make a synthetic cohort: a BIDS folder of scans with a known truth")
+    p.add_argument("out", type=Path, help="folder to make")
+    p.add_argument("--subjects", type=int, default=320)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--voxel-size", type=float, default=2.0, help="mm (default: 2)")
+    _workers(p)
+    p.set_defaults(run=_cohort)
+
+    p = verbs.add_parser("prepare", help="turn a BIDS folder or a CSV of scans into shards")
+    p.add_argument("source", type=Path, help="BIDS folder with participants.tsv, or a CSV/TSV with one row a scan")
+    p.add_argument("--out", type=Path, required=True, help="folder to make")
+    p.add_argument("--recipe", default="paper80", help="paper80 (default), paper96 or quick40")
+    p.add_argument(
+        "--columns", default="", help="for a CSV: our=theirs,... of subject, session, site, age, sex, diagnosis, path"
+    )
+    p.add_argument("--name", help="name of the dataset")
+    p.add_argument("--subject-prefix", default="", help="put before every subject")
+    p.add_argument("--validation", type=float, default=0.15, help="share of the subjects (default: 0.15)")
+    p.add_argument("--test", type=float, default=0.25, help="share of the subjects (default: 0.25)")
+    p.add_argument("--ood-site", action="append", default=[], help="site held out whole; may be repeated")
+    p.add_argument("--seed", type=int, default=0, help="of the folds")
+    p.add_argument("--synthetic", action="store_true", default=None, help="say that the scans are synthetic")
+    _workers(p)
+    p.set_defaults(run=_prepare)
+
+    p = verbs.add_parser(
+        "train",
+        help="train as a config says; the same command again resumes",
+        epilog="Any value of the config can be set: --config.optimizer.learning_rate=3e-4",
+    )
+    p.add_argument("--config", required=True, help="a file in configs/")
+    p.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    p.set_defaults(run=_train)
+
+    p = verbs.add_parser("evaluate", help="test a run's best checkpoint: predictions.csv and metrics.json")
+    p.add_argument("workdir", type=Path, help="folder of the run")
+    p.add_argument("--data", type=Path, help="another dataset, to test on all of it")
+    p.add_argument("--out", type=Path, help="folder for the results")
+    p.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
+    p.set_defaults(run=_evaluate)
+
+    p = verbs.add_parser("info", help="describe a dataset (and check it) or a model")
+    p.add_argument("what", help="a folder that prepare made, or a model's name")
+    p.add_argument("--input-size", default="80,80,80", help="for a model: depth,height,width")
+    p.set_defaults(run=_info)
+
+    p = verbs.add_parser("report", help="one HTML page about one or more evaluated runs")
+    p.add_argument("workdirs", type=Path, nargs="+", help="folders of runs")
+    p.add_argument("--out", type=Path, required=True, help="file to write")
+    p.add_argument("--title", default="Test report")
+    p.set_defaults(run=_report)
+
+    p = verbs.add_parser("demo", help="the whole road on synthetic scans; the last line printed is the report")
+    p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder; an unfinished demo in it goes on")
+    p.add_argument("--seed", type=int, default=0)
+    _workers(p)
+    p.set_defaults(run=_demo)
+    return parser
+
+
+def _workers(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+
+
+def _cohort(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.prepare import cohort
+
+    spec = cohort.CohortSpec(subjects=args.subjects, seed=args.seed, voxel_size=args.voxel_size)
+    with terminal.progress("making subjects") as report:
+        made = cohort.write_cohort(
+            args.out, spec, workers=args.workers, progress=lambda done, total: report(done, total)
+        )
+    terminal.say(
+        f"{args.out}: " + ", ".join(f"{v} {k}" for k, v in made.items() if isinstance(v, int)) + " (synthetic)"
+    )
+
+
+def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.prepare import run
+
+    columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if "=" in pair)
+    with terminal.progress("preparing scans") as report:
+        card = run.prepare(
+            args.source,
+            args.out,
+            recipe=args.recipe,
+            columns=columns,
+            name=args.name,
+            synthetic=args.synthetic,
+            subject_prefix=args.subject_prefix,
+            validation=args.validation,
+            test=args.test,
+            ood_sites=args.ood_site,
+            seed=args.seed,
+            workers=args.workers,
+            progress=lambda what, done, total: report(done, total, what),
+        )
+    _say_prepared(args.out, card)
+
+
+def _say_prepared(out: Path, card: dict[str, Any]) -> None:
+    from jaxneuro import manifest
+
+    counts = card["counts"]
+    terminal.say(
+        f"{out}: {counts['scans']} scans of {counts['subjects']} subjects as {card['shape']} {card['dtype']}, "
+        f"{len(card['shards'])} shards"
+    )
+    problems = manifest.read_problems(out / "failures.csv")
+    for problem in problems[:20]:
+        terminal.say(("left out: " if problem.dropped else "kept: ") + str(problem))
+    if problems:
+        more = f" (the first 20 of {len(problems)} shown)" if len(problems) > 20 else ""
+        terminal.say(
+            f"{counts['failures']} left out, {counts['mended']} kept with a value missing: {out / 'failures.csv'}{more}"
+        )
+
+
+def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from jaxneuro import configuration
+    from jaxneuro.training import loop, runtime
+
+    config = configuration.read(args.config, rest)
+    runtime.start()
+    loop.train(config, args.workdir)
+    terminal.say(f"done: {args.workdir}; next: jaxneuro evaluate {args.workdir}")
+
+
+def _evaluate(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.evaluation import evaluate
+    from jaxneuro.study import tables
+    from jaxneuro.training import runtime
+
+    runtime.start()
+    result = evaluate.evaluate(args.workdir, data=args.data, out=args.out, resamples=args.resamples)
+    terminal.say(tables.to_rich(tables.summary(result)))
+
+
+def _info(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro import info
+
+    if Path(args.what).is_dir():
+        info.dataset(Path(args.what))
+    else:
+        info.model(args.what, args.input_size)
+
+
+def _report(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.study import report
+
+    print(report.write(args.out, args.workdirs, title=args.title))
+
+
+def _demo(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.study import demo
+    from jaxneuro.training import runtime
+
+    runtime.start()
+    # The one line on standard output, and the last one: where the report is.
+    print(demo.run(args.out, seed=args.seed, workers=args.workers).resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The command line: every verb explains itself, and a user's error is one line and exit code 1."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from jaxneuro import cli, configuration, records
+from jaxneuro.errors import InputError
+from tests.conftest import CONFIGS
+
+
+def fails(capsys, *arguments):
+    """Run a verb that must fail; returns its one line."""
+    assert cli.main([str(a) for a in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("verb", ["cohort", "prepare", "train", "evaluate", "info", "report", "demo"])
+def test_help(verb, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([verb, "--help"])
+    assert done.value.code == 0
+    assert f"jaxneuro {verb}" in capsys.readouterr().out
+
+
+def test_train_evaluate_report(boxes, tmp_path, capsys):
+    work = tmp_path / "r"
+    config = f"--config={CONFIGS / 'smoke.py'}"
+    assert cli.main(["train", config, "--workdir", str(work), f"--config.data.path={boxes}", "--config.seed=3"]) == 0
+    assert cli.main(["evaluate", str(work), "--resamples", "20"]) == 0
+    assert "ROC AUC" in capsys.readouterr().err
+    assert cli.main(["report", str(work), "--out", str(tmp_path / "r.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "r.html")
+    assert "SYNTHETIC" in (tmp_path / "r.html").read_text()
+
+
+def test_info(boxes, tmp_path, capsys):
+    assert cli.main(["info", str(boxes)]) == 0
+    text = capsys.readouterr().err
+    assert "ood" in text
+    assert "as written (SHA-256)" in text
+    assert cli.main(["info", "densenet121", "--input-size", "64,64,64"]) == 0
+    assert "11,243,649" in capsys.readouterr().err
+    assert "expected three numbers" in fails(capsys, "info", "densenet121", "--input-size", "64")
+    assert "resnet" in fails(capsys, "info", "resnet")
+
+
+def test_info_finds_damage(boxes, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(boxes, copy)
+    shard = copy / "shards" / records.open_dataset(copy).card["shards"][0]["file"]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    assert cli.main(["info", str(copy)]) == 1
+    assert "found SHA-256" in capsys.readouterr().err
+
+
+def test_prepare_reports_what_was_left_out(tmp_path, capsys):
+    voxels = np.zeros((20, 20, 20), np.int16)
+    voxels[5:15, 5:15, 5:15] = np.random.default_rng(0).integers(100, 900, (10, 10, 10))
+    nib.save(nib.Nifti1Image(voxels, np.diag([8.0, 8.0, 8.0, 1.0])), tmp_path / "a.nii.gz")
+    (tmp_path / "b.nii.gz").write_text("hello")
+    (tmp_path / "t.csv").write_text("id,path,age\np1,a.nii.gz,70\np2,b.nii.gz,80\n")
+    arguments = [
+        "prepare",
+        str(tmp_path / "t.csv"),
+        "--out",
+        str(tmp_path / "d"),
+        "--recipe",
+        "quick40",
+        "--workers",
+        "1",
+    ]
+    assert cli.main([*arguments, "--columns", "subject=id"]) == 0
+    text = capsys.readouterr().err
+    assert "1 scans of 1 subjects" in text
+    assert f"left out: {tmp_path / 'b.nii.gz'}: found no NIfTI image" in text
+
+
+def test_errors_are_one_line(tmp_path, boxes, capsys):
+    smoke = CONFIGS / "smoke.py"
+    assert "no such folder" in fails(capsys, "prepare", tmp_path / "x", "--out", tmp_path / "o")
+    assert "expected one of ['paper80'" in fails(capsys, "prepare", boxes, "--out", tmp_path / "o", "--recipe", "paper")
+    assert "found no file nothing.py" in fails(capsys, "train", "--config", "nothing.py", "--workdir", tmp_path / "r")
+    line = fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", "--config.optimizer.learning_rat=1")
+    assert 'Did you mean "learning_rate"' in line
+    assert "nonsense" in fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", "nonsense")
+    line = fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", "--config.training.epochs=many")
+    assert "epochs" in line
+    assert "found no card.json" in fails(
+        capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", f"--config.data.path={tmp_path}"
+    )
+    assert "expected the folder of a training run" in fails(capsys, "evaluate", tmp_path)
+    assert "jaxneuro evaluate" in fails(capsys, "report", tmp_path, "--out", tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_argument_is_told_by_the_parser(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["evaluate", "x", "--resample", "2", "--nonsense"])
+    assert done.value.code == 2
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.py") if p.name != "common.py"))
+def test_every_config_is_read_and_says_how_to_run_it(name):
+    config = configuration.read(str(CONFIGS / name), ["--config.seed=7"])
+    assert config.seed == 7
+    assert config.is_locked
+    assert ("jaxneuro train" in (CONFIGS / name).read_text()) or ("make demo" in (CONFIGS / name).read_text())
+
+
+def test_a_misspelt_key_in_a_config_file_is_named(tmp_path):
+    (tmp_path / "common.py").write_text((CONFIGS / "common.py").read_text())
+    (tmp_path / "mine.py").write_text(
+        "import common\ndef get_config():\n    c = common.get_config()\n"
+        "    c.optimizer.update(learning_rat=1.0)\n    return c\n"
+    )
+    with pytest.raises(InputError, match="learning_rat"):
+        configuration.read(str(tmp_path / "mine.py"))
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    with pytest.raises(InputError, match="get_config"):
+        configuration.read(str(tmp_path / "mine.py"))
