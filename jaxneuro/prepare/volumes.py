@@ -57,7 +57,7 @@ class Recipe:
 RECIPES = {
     "paper80": Recipe("paper80", (80, 80, 80)),
     "paper96": Recipe("paper96", (96, 96, 96)),
-    "quick40": Recipe("quick40", (40, 40, 40), fov_mm=(160.0, 192.0, 160.0)),
+    "quick40": Recipe("quick40", (40, 40, 40), fov_mm=(168.0, 212.0, 180.0)),
 }
 
 
