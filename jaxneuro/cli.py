@@ -33,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as e:
         return _fail(str(e))
     except OSError as e:
+        # A failed write does not always know its file; the folder of the command is the next best.
+        where = e.filename or getattr(known, "workdir", None) or getattr(known, "out", None)
         hint = "; free some space and run the same command again" if e.errno == errno.ENOSPC else ""
-        return _fail(f"{e}{hint}")
+        return _fail(f"{where}: {e.strerror or e}{hint}")
     except ModuleNotFoundError as e:
         extra = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report"}.get(
             e.name or ""

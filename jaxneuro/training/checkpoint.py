@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,9 @@ class Checkpoints:
         """Save a state with the run's position (plain values for JSON); returns while files are still being written."""
         step = int(state.step)
         if step not in self._last.all_steps():
-            self._last.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
-            )
+            parts = {"state": ocp.args.StandardSave(state), "position": ocp.args.JsonSave(position)}
+            with self._told():
+                self._last.save(step, args=ocp.args.Composite(**parts))
 
     def restore(self, like: Any) -> tuple[TrainState, dict[str, Any]] | None:
         """Return the last state and position, or None when there is none.
@@ -64,9 +67,9 @@ class Checkpoints:
             # A resumed run comes by the same step again, with the same bits.
             return
         weights = {"params": state.params, "batch_stats": state.batch_stats}
-        self._best.save(
-            step, args=ocp.args.Composite(weights=ocp.args.StandardSave(weights), metrics=ocp.args.JsonSave(metrics))
-        )
+        parts = {"weights": ocp.args.StandardSave(weights), "metrics": ocp.args.JsonSave(metrics)}
+        with self._told():
+            self._best.save(step, args=ocp.args.Composite(**parts))
 
     def restore_best(self, like: Any) -> tuple[int, dict[str, Any], dict[str, float]]:
         """Return step, weights and validation metrics of the best checkpoint.
@@ -93,8 +96,20 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk."""
-        self._last.close()
-        self._best.close()
+        with self._told():
+            self._last.close()
+            self._best.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn a failed write, which tensorstore reports as a ValueError, into the OSError that it is."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as e:
+            code = re.search(r"os_error_code='(\d+)'", str(e))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(self._workdir)) from e
 
 
 def like(abstract: Any, where: Any) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from jaxneuro.errors import InputError
 
@@ -33,15 +36,14 @@ class Journal:
         partial.write_text("".join(line + "\n" for line in kept))
         partial.replace(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resume_at + 1)
+        self._board = _Board(Path(workdir) / "tensorboard", resume_at)
 
     def write(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Write values of one step; a value that is not finite becomes null."""
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **finite}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, values)
 
     def __enter__(self) -> Journal:
         return self
@@ -53,6 +55,32 @@ class Journal:
         """Close the files."""
         self._file.close()
         self._board.close()
+
+
+class _Board:
+    """A TensorBoard event file, written as it comes: tensorboardX's SummaryWriter hands events to a thread through a
+    multiprocessing queue, where a full disk or a kill loses them."""
+
+    def __init__(self, folder: Path, resume_at: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Several runs on one folder are read in the order of their names.
+        self._writer = EventsWriter(str(folder / f"events-{resume_at:09d}"))
+        if resume_at:
+            session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(event_pb2.Event(step=resume_at + 1, session_log=session))
+        self._writer.flush()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._add(event_pb2.Event(step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def _add(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:

@@ -18,4 +18,14 @@ def start() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxneuro" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logger = logging.getLogger("absl")
+    logger.setLevel(logging.WARNING)
+    if os.environ.get("JAXNEURO_DEBUG") != "1":
+        logger.addFilter(_one_line)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """Cut a library's message to its first line: Orbax logs an error with every traceback on its way, and raises it."""
+    record.exc_info = record.exc_text = None
+    record.msg, record.args = (record.getMessage().splitlines() or [""])[0][:300], ()
+    return True

@@ -1,17 +1,20 @@
 """The loop: it learns, it resumes to the last bit, it refuses what it cannot do."""
 
 import json
+import subprocess
+import sys
+import textwrap
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxneuro import splits
+from jaxneuro import cli, splits
 from jaxneuro.errors import InputError, LeakageError
 from jaxneuro.manifest import Scan
 from jaxneuro.training import loop
-from tests.conftest import box_scans, write_dataset
+from tests.conftest import CONFIGS, box_scans, write_dataset
 
 
 def final(workdir):
@@ -147,3 +150,26 @@ def test_validation_of_one_class_still_trains_and_keeps_the_latest(smoke, tmp_pa
     last = log_lines(tmp_path / "r")[-1]
     assert last["validation/roc_auc"] is None
     assert best == {"roc_auc": None, "step": last["step"]}
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_run_goes_on_afterwards(boxes, tmp_path):
+    # A limit on file size stands for a full disk: the save fails in the same place.
+    arguments = ["train", f"--config={CONFIGS / 'smoke.py'}", "--workdir", str(tmp_path / "r")]
+    arguments += [f"--config.data.path={boxes}", "--config.training.epochs=2"]
+    body = f"""
+        import resource, signal, sys
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        from jaxneuro import cli
+        from jaxneuro.training import runtime
+        runtime.start()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        sys.exit(cli.main({arguments!r}))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(body)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    # Orbax's own threads may still talk; ours is one line.
+    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1, done.stderr
+    assert ours[0].startswith(f"error: {tmp_path / 'r'}: File too large"), ours
+    assert cli.main(arguments) == 0
+    assert final(tmp_path / "r")[0] == 14
