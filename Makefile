@@ -5,11 +5,12 @@ VENV := .venv
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/.installed-$(VERSION)
 WORKERS ?= 2
+SEED ?= 0
 
 .PHONY: demo test test-slow lint format install clean
 
 demo: $(STAMP)  ## the whole road on synthetic scans; the last line printed is the report
-	$(VENV)/bin/jaxneuro demo --out runs/demo --workers $(WORKERS)
+	$(VENV)/bin/jaxneuro demo --out runs/demo-$(SEED) --seed $(SEED) --workers $(WORKERS)
 
 test: $(STAMP)  ## the tests that run in minutes
 	$(VENV)/bin/python -m pytest -m "not slow" -n $(WORKERS)

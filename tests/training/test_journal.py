@@ -1,4 +1,4 @@
-"""What a run writes down: lines that survive a kill, event files that TensorBoard's format has, workdirs that have an owner."""
+"""What a run writes down: lines that survive a kill, TensorBoard event files, and workdirs that have an owner."""
 
 import json
 import math
