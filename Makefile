@@ -2,7 +2,7 @@
 # pyproject.toml or constraints.txt changed, or when PYTHON names another version than the one it was made with.
 PYTHON ?= python3
 VENV := .venv
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 WORKERS ?= 2
 SEED ?= 0
@@ -30,6 +30,7 @@ format: $(STAMP)
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c '' 2>/dev/null || { echo "found no interpreter $(PYTHON); try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "jaxneuro needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v)'
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
