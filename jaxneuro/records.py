@@ -41,6 +41,8 @@ FORMAT = "jaxneuro-shards/1"
 MAGIC = b"JXN1"
 _OPTIONS = "group_size:1,snappy"
 _FILES = ("card.json", "manifest.csv", "splits.json", "failures.csv")
+#: What `Writer.finish` puts in every card.
+_KEYS = {"shape", "dtype", "counts", "manifest_sha256", "splits_sha256", "shards"}
 
 
 def encode(array: np.ndarray, scan: Scan) -> bytes:
@@ -88,17 +90,21 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
 
     Raises:
       InputError: no dataset is there, or it is of another format.
-      CorruptDataError: the manifest is not the one that the card names.
+      CorruptDataError: the card is damaged, or the manifest is not the one that it names.
     """
     path = Path(path)
+    file = path / "card.json"
+    if not file.is_file():
+        raise InputError(f"{path}: found no card.json; expected a folder that `jaxneuro prepare` finished")
+    whole = "the card that `jaxneuro prepare` wrote; prepare the data again"
     try:
-        card = json.loads((path / "card.json").read_text())
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise InputError(f"{path}: found no card.json; expected a folder that `jaxneuro prepare` finished") from e
-    except ValueError as e:
-        raise CorruptDataError(f"{path / 'card.json'}: not JSON ({e}); prepare the data again") from e
+        card = read_json(file, expected=whole)
+    except InputError as e:
+        raise CorruptDataError(str(e)) from e
     if card.get("format") != FORMAT:
-        raise InputError(f"{path / 'card.json'}: found format {card.get('format')!r}; expected {FORMAT!r}")
+        raise InputError(f"{file}: found format {card.get('format')!r}; expected {FORMAT!r}")
+    if missing := sorted(_KEYS - set(card)):
+        raise CorruptDataError(f"{file}: found no {', '.join(missing)}; expected {whole}")
     for name in ("manifest", "splits"):
         file = path / f"{name}.{'csv' if name == 'manifest' else 'json'}"
         if not file.is_file() or file_sha256(file) != card[f"{name}_sha256"]:
@@ -330,6 +336,30 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, as hex."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_json(path: str | os.PathLike[str], keys: Iterable[str] = (), *, expected: str) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+      path: the file.
+      keys: what the object must hold.
+      expected: says in the error which file this should be, and what to try.
+
+    Raises:
+      InputError: the file cannot be read, is not a JSON object, or lacks a key.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror}); expected {expected}") from e
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path}: not JSON ({e}); expected {expected}") from e
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found a JSON {type(found).__name__}, no object; expected {expected}")
+    if missing := [key for key in keys if key not in found]:
+        raise InputError(f"{path}: found no {', '.join(missing)}; expected {expected}")
+    return found
 
 
 def _sync(path: Path) -> None:

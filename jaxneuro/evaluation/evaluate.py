@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 import time
 from datetime import UTC, datetime
@@ -41,7 +40,7 @@ def evaluate(
       workdir: folder of the run.
       data: another dataset, all of whose subjects (first session) then form the fold `ood`; by default the run's own,
         with its folds validation, test and ood.
-      out: folder for the results; by default `evaluation`, or `evaluation-NAME` for another dataset, in `workdir`.
+      out: folder for the results; by default `evaluation`, or `evaluation-NAME-HASH` for another dataset, in `workdir`.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -56,20 +55,27 @@ def evaluate(
     workdir = Path(workdir)
     config = read_config(workdir)
     parts = experiment.build(config)
-    _same_data(workdir, parts)
+    journal.check_dataset(workdir, parts.dataset.card)
     tested = parts if data is None else _other(parts, Path(data))
-    trained_on = manifest.read(workdir / "scans.csv")
+    used = {"training": manifest.read(workdir / "scans.csv")}
+    if data is not None:
+        # It chose the checkpoint and the threshold.
+        used["validation"] = parts.scans("validation")
     for fold in ("validation", "test", "ood"):
-        splits.check_disjoint({"training": trained_on, f"{fold} of {tested.dataset.path}": tested.scans(fold)})
+        for name, scans in used.items():
+            splits.check_disjoint({name: scans, f"{fold} of {tested.dataset.path}": tested.scans(fold)})
 
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    # Whatever mesh it was trained on: every device here takes a share of each batch.
+    mesh = sharding.make_mesh({"data": -1})
     step, weights, chosen = _best(parts, workdir, mesh)
     normalise = augment.normaliser(config.data.normalise)
     predict = steps.predict_step(parts.model.apply, parts.objective, normalise=normalise, mesh=mesh)
+    reading = loop.how_to_read(config, mesh)
+    reading["batch_size"] = -(-reading["batch_size"] // mesh.size) * mesh.size
 
     def predictions(of: experiment.Experiment, fold: str) -> np.ndarray:
         with records.Reader(of.dataset) as reader:
-            return loop.predict_fold(of, reader, predict, weights, fold, mesh, **loop.how_to_read(config))
+            return loop.predict_fold(of, reader, predict, weights, fold, mesh, **reading)
 
     found = {"validation": (parts, predictions(parts, "validation"))}
     for fold in ("test", "ood"):
@@ -113,7 +119,7 @@ def evaluate(
         "wall_seconds": round(time.perf_counter() - began, 1),
     }
     if jax.process_index() == 0:
-        out = Path(out) if out else workdir / ("evaluation" if data is None else f"evaluation-{Path(data).name}")
+        out = Path(out) if out else workdir / ("evaluation" if data is None else _folder_name(tested.dataset))
         out.mkdir(parents=True, exist_ok=True)
         write_predictions(
             out / "predictions.csv",
@@ -131,10 +137,8 @@ def read_config(workdir: str | Path) -> ml_collections.FrozenConfigDict:
       InputError: the folder is no run's.
     """
     file = Path(workdir) / "config.json"
-    try:
-        return ml_collections.FrozenConfigDict(json.loads(file.read_text()))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{file}: cannot be read ({e}); expected the folder of a training run") from e
+    keys = ["seed", "data", "task", "model", "mesh"]
+    return ml_collections.FrozenConfigDict(records.read_json(file, keys, expected="the folder of a training run"))
 
 
 def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan], np.ndarray, np.ndarray]]) -> None:
@@ -150,15 +154,6 @@ def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan],
                 guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
                 label = float(target) if task.kind == "regression" else int(target)
                 writer.writerow([fold, *(_cell(v) for v in row), _cell(label), *map(_cell, guess)])
-
-
-def _same_data(workdir: Path, parts: experiment.Experiment) -> None:
-    trained = json.loads((workdir / "run.json").read_text())["dataset"]["manifest_sha256"]
-    if trained != parts.dataset.card["manifest_sha256"]:
-        raise InputError(
-            f"{parts.dataset.path}: is not the dataset that {workdir} was trained on (its manifest differs); "
-            "expected the same, for folds and targets come from it; to test on another, give it as --data"
-        )
 
 
 def _other(parts: experiment.Experiment, path: Path) -> experiment.Experiment:
@@ -193,13 +188,17 @@ def _recipe_difference(here: dict[str, Any], trained: dict[str, Any]) -> str:
     return "; ".join(f"{k} {here.get(k)!r}, was {trained.get(k)!r}" for k in keys)
 
 
+def _folder_name(dataset: records.Dataset) -> str:
+    # Part of the hash, for studies like to call their folders alike.
+    return f"evaluation-{dataset.path.name}-{dataset.card['manifest_sha256'][:6]}"
+
+
 def _best(parts: experiment.Experiment, workdir: Path, mesh: Any) -> tuple[int, Any, dict[str, float]]:
     optimizer, _ = optim.build(name="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0, total_steps=1)
     boxed = state.abstract(parts.model, optimizer, (1, *parts.dataset.shape))
     where = sharding.shardings(mesh, boxed)
     like = checkpoint.like(sharding.unbox(boxed), where)
-    with checkpoint.Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore_best({"params": like.params, "batch_stats": like.batch_stats})
+    return checkpoint.load_best(workdir, {"params": like.params, "batch_stats": like.batch_stats})
 
 
 def _threshold(parts: experiment.Experiment, validation: np.ndarray) -> dict[str, Any] | None:

@@ -25,6 +25,8 @@ def youden_threshold(target: np.ndarray, probability: np.ndarray) -> float:
     """
     if len(np.unique(target)) < 2:
         return math.nan
+    # In float32 the next number after a probability would compare as equal to it.
+    probability = np.asarray(probability, np.float64)
     false, true, thresholds = sk.roc_curve(target, probability, drop_intermediate=False)
     best = int(np.argmax(true - false))
     if best == 0:
@@ -42,6 +44,7 @@ def binary(target: np.ndarray, probability: np.ndarray, threshold: float) -> dic
       probability: [n], of class 1.
       threshold: at or above it is class 1.
     """
+    probability = np.asarray(probability, np.float64)
     (tn, fp), (fn, tp) = sk.confusion_matrix(target, probability >= threshold, labels=[0, 1])
     sensitivity, specificity = _share(tp, tp + fn), _share(tn, tn + fp)
     return {

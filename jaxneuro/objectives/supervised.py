@@ -21,7 +21,7 @@ def binary() -> Objective:
         return optax.sigmoid_binary_cross_entropy(outputs[:, 0], target)
 
     def score(predictions: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        if len(np.unique(target)) < 2:
+        if len(np.unique(target)) < 2 or not np.isfinite(predictions).all():
             return {"roc_auc": float("nan")}
         return {"roc_auc": float(sk.roc_auc_score(target, predictions[:, 0]))}
 
@@ -35,6 +35,8 @@ def multiclass() -> Objective:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, target.astype(jnp.int32))
 
     def score(predictions: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        if not np.isfinite(predictions).all():
+            return {"balanced_accuracy": float("nan")}
         # The mean recall over the classes that are there, as balanced_accuracy_score has it, without its warning.
         guess, there = predictions.argmax(-1), np.unique(target)
         return {"balanced_accuracy": float(sk.recall_score(target, guess, labels=there, average="macro"))}
@@ -56,6 +58,8 @@ def regression(mean: float, scale: float) -> Objective:
         return outputs * scale + mean
 
     def score(predictions: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        if not np.isfinite(predictions).all():
+            return {"mae": float("nan")}
         return {"mae": float(sk.mean_absolute_error(target, predictions[:, 0]))}
 
     return Objective(_mean(losses), predict, score, metric="mae", mode="min")

@@ -44,6 +44,8 @@ class Checkpoints:
         if step not in self._last.all_steps():
             parts = {"state": ocp.args.StandardSave(state), "position": ocp.args.JsonSave(position)}
             with self._told():
+                # The position names the best checkpoint: it must be whole before the position is.
+                self._best.wait_until_finished()
                 self._last.save(step, args=ocp.args.Composite(**parts))
 
     def restore(self, like: Any) -> tuple[TrainState, dict[str, Any]] | None:
@@ -71,23 +73,6 @@ class Checkpoints:
         with self._told():
             self._best.save(step, args=ocp.args.Composite(**parts))
 
-    def restore_best(self, like: Any) -> tuple[int, dict[str, Any], dict[str, float]]:
-        """Return step, weights and validation metrics of the best checkpoint.
-
-        Args:
-          like: `{"params": ..., "batch_stats": ...}` of `jax.ShapeDtypeStruct`.
-
-        Raises:
-          InputError: there is none.
-        """
-        step = self._best.latest_step()
-        if step is None:
-            raise InputError(f"{self._workdir}: found no best checkpoint; expected a run that finished an epoch")
-        found = self._best.restore(
-            step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(like), metrics=ocp.args.JsonRestore())
-        )
-        return step, found["weights"], found["metrics"]
-
     def __enter__(self) -> Checkpoints:
         return self
 
@@ -110,6 +95,28 @@ class Checkpoints:
             if code is None:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(self._workdir)) from e
+
+
+def load_best(workdir: str | os.PathLike[str], like: Any) -> tuple[int, dict[str, Any], dict[str, float]]:
+    """Return step, weights and validation metrics of a run's best checkpoint; changes nothing in the folder.
+
+    Args:
+      workdir: folder of the run.
+      like: `{"params": ..., "batch_stats": ...}` of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      InputError: there is none.
+    """
+    folder = Path(workdir).absolute() / "best"
+    if folder.is_dir():
+        options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+        with ocp.CheckpointManager(folder, options=options) as best:
+            step = best.latest_step()
+            if step is not None:
+                parts = ocp.args.Composite(weights=ocp.args.StandardRestore(like), metrics=ocp.args.JsonRestore())
+                found = best.restore(step, args=parts)
+                return step, found["weights"], found["metrics"]
+    raise InputError(f"{workdir}: found no best checkpoint; expected a run that finished an epoch")
 
 
 def like(abstract: Any, where: Any) -> Any:

@@ -103,6 +103,8 @@ def _model(config: Any, task: Task, dataset: records.Dataset) -> nn.Module:
     *size, channels = dataset.shape
     keywords = dict(config.model)
     name = keywords.pop("name")
+    if fixed := sorted({"num_outputs", "input_size", "in_channels"} & set(keywords)):
+        raise InputError(f"model: found {fixed}; expected none of them, for the task and the data decide; remove them")
     return models.build(name, num_outputs=task.num_outputs, input_size=tuple(size), in_channels=channels, **keywords)
 
 

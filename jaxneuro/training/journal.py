@@ -14,10 +14,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
+from jaxneuro import records
 from jaxneuro.errors import InputError
 
-#: Config keys that may differ between a run and its resumption: they change speed and talk, not results.
-_FREE = ("data.threads", "data.prefetch", "training.log_every", "training.keep", "mesh.")
+#: Config keys that may differ between a run and its resumption: what is learned does not hang on them (a mesh changes
+#: the order of sums, so the last bits), and that moved data are the same data is checked by their hashes.
+_FREE = ("data.path", "data.threads", "data.prefetch", "training.log_every", "training.keep", "mesh.")
+#: Entries of a dataset's card that must not change during the life of a run.
+SEALS = ("manifest_sha256", "splits_sha256")
 _PACKAGES = ("jaxneuro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
 
 
@@ -31,7 +35,7 @@ class Journal:
 
     def __init__(self, workdir: str | os.PathLike[str], *, resume_at: int = 0) -> None:
         path = Path(workdir) / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_at]
+        kept = [line for line in _lines(path) if _step(line) <= resume_at]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept))
         partial.replace(path)
@@ -91,7 +95,8 @@ def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
     """
     path = Path(workdir) / "config.json"
     if path.is_file():
-        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(config)))
+        there = records.read_json(path, expected="the config of a run; choose another --workdir")
+        old, new = _flat(there), _flat(json.loads(json.dumps(config)))
         differ = [
             f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
             for k in sorted({*old, *new})
@@ -103,11 +108,29 @@ def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
                 f"{f'; and {len(differ) - 5} more' if len(differ) > 5 else ''}); expected the same; "
                 "choose another --workdir"
             )
-        return
-    if Path(workdir).exists() and any(Path(workdir).iterdir()):
+    elif Path(workdir).exists() and any(Path(workdir).iterdir()):
         raise InputError(f"{workdir}: holds files but no config.json; expected an empty or new folder, or a run's")
     Path(workdir).mkdir(parents=True, exist_ok=True)
     write_json(path, config)
+
+
+def check_dataset(workdir: str | os.PathLike[str], card: dict[str, Any]) -> None:
+    """Refuse a dataset other than the one that a run was made with; nothing to refuse before it was begun.
+
+    Raises:
+      InputError: manifest or folds differ: targets and the line between training and test come from them.
+    """
+    file = Path(workdir) / "run.json"
+    if not file.is_file():
+        return
+    made_with = records.read_json(file, ["dataset"], expected="what a run wrote down; choose another --workdir")[
+        "dataset"
+    ]
+    if differ := [k for k in SEALS if made_with.get(k) != card[k]]:
+        raise InputError(
+            f"{workdir}: was made with another dataset ({', '.join(differ)} differ from its run.json); expected the "
+            "same, for targets and folds come from it; choose another --workdir, or test on it with evaluate --data"
+        )
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -121,6 +144,14 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on."""
     return {name: version(name) for name in _PACKAGES}
+
+
+def _step(line: str) -> float:
+    """Return the step of a line; infinite for one that is damaged, so that it is dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _lines(path: Path) -> list[str]:

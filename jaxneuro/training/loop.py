@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from jaxneuro import augment, data, manifest, records, terminal
+from jaxneuro.errors import InputError
 from jaxneuro.training import checkpoint, experiment, journal, optim, sharding, state, steps
 
 
@@ -48,10 +49,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     )
     with ExitStack() as closing:
         reader = closing.enter_context(records.Reader(parts.dataset))
-        reading = how_to_read(config)
+        reading = how_to_read(config, mesh)
         batches = data.training_batches(
             reader, parts.folds["train"], {"target": parts.targets}, seed=config.seed, **reading
         )
+        journal.check_dataset(workdir, parts.dataset.card)
         journal.claim(workdir, config.to_dict())
 
         # ---- state: the folder's own, else from scratch --------------------------------------------------------
@@ -90,6 +92,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             if step % config.training.log_every == 0 or ends:
                 values = pace.take() | {"train/learning_rate": float(rate(step - 1))}
                 log.write(step, epoch, values)
+                if not math.isfinite(values["train/loss"]):
+                    raise InputError(
+                        f"{workdir}: the loss is {values['train/loss']} at step {step}; expected a number; the last "
+                        "checkpoint is whole; try a lower --config.optimizer.learning_rate in a new --workdir"
+                    )
                 speed = f"{values['train/volumes_per_second']:.1f} volumes/s"
                 report(step, note=f"loss {values['train/loss']:.3f}  {speed}")
             if ends and (round(epoch) % config.training.evaluate_every == 0 or step == total):
@@ -110,14 +117,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     return {parts.objective.metric: best["value"], "step": best["step"]}
 
 
-def how_to_read(config: ml_collections.FrozenConfigDict) -> dict[str, int]:
-    """Return the arguments of `data.training_batches` and `data.evaluation_batches` that a config decides."""
+def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str, int]:
+    """Return the arguments of `data.training_batches` and `data.evaluation_batches` that a config and a mesh decide."""
+    index, count = sharding.process_part(mesh)
     return {
         "batch_size": config.data.batch_size,
         "threads": config.data.threads,
         "prefetch": config.data.prefetch,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "process_index": index,
+        "process_count": count,
     }
 
 
@@ -178,15 +186,13 @@ def better(value: float, best: float, mode: str) -> bool:
 
 
 def _write_down(parts: experiment.Experiment, workdir: Path, now: state.TrainState, mesh: Any) -> None:
-    if jax.process_index():
+    if jax.process_index() or (workdir / "run.json").is_file():
         return
     manifest.write(workdir / "scans.csv", parts.scans("train"))
     journal.write_json(
         workdir / "run.json",
         {
-            "dataset": {
-                k: parts.dataset.card[k] for k in ("name", "synthetic", "manifest_sha256", "recipe_fingerprint")
-            },
+            "dataset": {k: parts.dataset.card[k] for k in ("name", "synthetic", "recipe_fingerprint", *journal.SEALS)},
             "folds": {k: len(v) for k, v in parts.folds.items()},
             "excluded": [{"reason": r, "scans": n} for r, n in sorted(parts.excluded.items())],
             "parameters": sum(x.size for x in jax.tree.leaves(now.params)),

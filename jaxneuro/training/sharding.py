@@ -124,10 +124,33 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
         )
 
 
+def process_part(mesh: Mesh, process_index: int | None = None) -> tuple[int, int]:
+    """Return (index, count): which of how many equal parts of a batch this process must read.
+
+    It follows from the mesh, not from the count of processes: processes that split a layer share their part.
+
+    Raises:
+      InputError: the process's devices hold no whole, aligned part.
+    """
+    who = jax.process_index() if process_index is None else process_index
+    rows = mesh.devices.reshape(-1, mesh.shape["model"])
+    mine = [i for i, row in enumerate(rows) if any(d.process_index == who for d in row)]
+    size = len(mine)
+    if not mine or mine[0] % size or mine != list(range(mine[0], mine[0] + size)) or len(rows) % size:
+        raise InputError(
+            f"mesh: found {dict(mesh.shape)}, in which process {who} holds parts {mine} of {len(rows)} of a batch; "
+            "expected neighbouring ones; let `model` divide the devices of a process, or be a multiple of them"
+        )
+    return mine[0] // size, len(rows) // size
+
+
 def put(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Move this process's part of a batch to its devices; returns global arrays."""
-    where = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(where, v) for k, v in batch.items()}
+    where, (_, count) = batch_sharding(mesh), process_part(mesh)
+    return {
+        k: jax.make_array_from_process_local_data(where, v, (v.shape[0] * count, *v.shape[1:]))
+        for k, v in batch.items()
+    }
 
 
 def fetch(x: jax.Array) -> np.ndarray:

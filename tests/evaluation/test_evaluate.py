@@ -1,7 +1,9 @@
 """A run to predictions and metrics: every scan once, the threshold unchanged, leakage refused."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_predictions_hold_every_scan_once_and_agree_with_the_metrics(run, boxes,
 def test_batches_do_not_change_predictions(run, tmp_path, monkeypatch):
     evaluate.evaluate(run, out=tmp_path / "a", resamples=10)
     real = loop.how_to_read
-    monkeypatch.setattr(loop, "how_to_read", lambda config: real(config) | {"batch_size": 5})
+    monkeypatch.setattr(loop, "how_to_read", lambda *a: real(*a) | {"batch_size": 5})
     evaluate.evaluate(run, out=tmp_path / "b", resamples=10)
     a, b = (rows(tmp_path / x / "predictions.csv") for x in "ab")
     assert [r["content_hash"] for r in a] == [r["content_hash"] for r in b]
@@ -77,15 +79,14 @@ def test_another_dataset_is_the_ood_fold(run, tmp_path):
         "scans": 0, "subjects": 0, "sites": [], "class_counts": {"CN": 0, "AD": 0}, "metrics": {},
         "reason": "the fold is empty",
     }  # fmt: skip
-    assert (run / "evaluation-other" / "metrics.json").is_file()
+    seal = records.open_dataset(other).card["manifest_sha256"][:6]
+    assert (run / f"evaluation-other-{seal}" / "metrics.json").is_file()
 
 
 def test_another_dataset_with_a_training_subject_or_image_is_refused(run, tmp_path):
     same = write_dataset(tmp_path / "same", box_scans(20))
     with pytest.raises(LeakageError, match="subjects are in training and in ood"):
         evaluate.evaluate(run, data=same)
-    import dataclasses
-
     renamed = [dataclasses.replace(s, subject="new" + s.subject) for s in box_scans(20)]
     copies = write_dataset(tmp_path / "copies", renamed)
     with pytest.raises(LeakageError, match="images are in training and in ood"):
@@ -107,7 +108,7 @@ def test_changed_training_data_is_refused(smoke, tmp_path):
     loop.train(smoke(data=data), tmp_path / "r")
     data.rename(tmp_path / "old")
     write_dataset(tmp_path / "d", box_scans(52))
-    with pytest.raises(InputError, match="is not the dataset that"):
+    with pytest.raises(InputError, match=r"was made with another dataset .manifest_sha256, splits_sha256 differ"):
         evaluate.evaluate(tmp_path / "r")
 
 
@@ -141,3 +142,32 @@ def test_splits_of_the_shared_dataset_are_disjoint(boxes):
     splits.check_disjoint(
         {f: [s for s in dataset.scans if s.subject in dataset.splits.subjects[f]] for f in splits.FOLDS}
     )
+
+
+def test_validation_subjects_are_no_outside_data(run, boxes, tmp_path):
+    dataset = records.open_dataset(boxes)
+    chosen = [s for s in dataset.scans if s.subject in dataset.splits.subjects["validation"]]
+    other = write_dataset(
+        tmp_path / "other", [dataclasses.replace(s, content_hash=s.name) for s in chosen], ood_sites=()
+    )
+    with pytest.raises(LeakageError, match="subjects are in validation and in ood"):
+        evaluate.evaluate(run, data=other)
+
+
+def test_evaluation_changes_nothing_in_a_run_that_still_trains(run, tmp_path):
+    being_written = [run / name / "999.orbax-checkpoint-tmp" for name in ("best", "checkpoints")]
+    for folder in being_written:
+        folder.mkdir()
+    evaluate.evaluate(run, out=tmp_path / "e", resamples=5)
+    assert all(folder.is_dir() for folder in being_written)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("config.json", "[]"), ("config.json", "{}"), ("run.json", ""), ("run.json", "{}")]
+)
+def test_damaged_files_of_a_run_are_told(run, tmp_path, name, text):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: .*expected"):
+        evaluate.evaluate(copy)

@@ -115,3 +115,9 @@ def test_bootstrap_of_an_undefined_value_has_no_interval():
     found = statistics.subject_bootstrap(lambda rows: {"x": math.nan, "y": 1.0}, ["a", "b"], resamples=50)
     assert all(math.isnan(v) for v in found["x"])
     assert found["y"] == (1.0, 1.0)
+
+
+def test_a_network_that_says_one_thing_calls_nothing_positive():
+    target, constant = np.array([0, 1, 1, 0]), np.full(4, 0.3, np.float32)
+    found = metrics.binary(target, constant, metrics.youden_threshold(target, constant))
+    assert (found["sensitivity"], found["specificity"]) == (0.0, 1.0)

@@ -71,6 +71,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(smoke, tmp_path, log_lines, monk
             loop.train(config, tmp_path / "parts")
     loop.train(config, tmp_path / "parts")
 
+    whole, parts = (sorted(p.name for p in (tmp_path / run / "best").iterdir()) for run in ("whole", "parts"))
+    assert whole == parts
     (step_a, a), (step_b, b) = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert step_a == step_b
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -173,3 +175,40 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_run_goes_on_afterwards(b
     assert ours[0].startswith(f"error: {tmp_path / 'r'}: File too large"), ours
     assert cli.main(arguments) == 0
     assert final(tmp_path / "r")[0] == 14
+
+
+def test_other_folds_under_the_same_name_are_refused(smoke, tmp_path):
+    data = write_dataset(tmp_path / "d", box_scans())
+    loop.train(smoke(data=data), tmp_path / "r")
+    data.rename(tmp_path / "moved")
+    # Moved data are the same data; other folds of the same scans are not, for they mix test subjects into training.
+    loop.train(smoke(data=tmp_path / "moved"), tmp_path / "r")
+    write_dataset(data, box_scans(), seed=1)
+    with pytest.raises(InputError, match=r"was made with another dataset \(splits_sha256 differ"):
+        loop.train(smoke(data=data), tmp_path / "r")
+
+
+def test_divergence_is_told_in_one_line(smoke, tmp_path):
+    config = smoke("optimizer.learning_rate=1e30", "optimizer.name=sgd", "optimizer.clip=0.0", "training.epochs=3")
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step"):
+        loop.train(config, tmp_path / "r")
+
+
+def test_the_best_checkpoint_is_whole_before_the_position_that_names_it(smoke, tmp_path, monkeypatch):
+    called = []
+
+    def watch(name):
+        real = getattr(ocp.CheckpointManager, name)
+
+        def watched(self, *args, **kwargs):
+            called.append((self.directory.name, name))
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(ocp.CheckpointManager, name, watched)
+
+    watch("save")
+    watch("wait_until_finished")
+    loop.train(smoke(), tmp_path / "r")
+    saves = [i for i, x in enumerate(called) if x[1] == "save"]
+    assert [called[i][0] for i in saves] == ["best", "checkpoints"]
+    assert ("best", "wait_until_finished") in called[saves[0] : saves[1]]
