@@ -11,9 +11,10 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from jaxneuro.errors import InputError
 
@@ -60,6 +61,7 @@ class Scan:
 
 
 COLUMNS = tuple(f.name for f in fields(Scan))
+_KNOWN = {*COLUMNS, "participant_id", "session_id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +145,10 @@ def read_bids(root: str | os.PathLike[str]) -> tuple[list[Scan], list[Problem]]:
                 )
             )
     for subject, session in sessions:
-        if subject in seen and (subject, session) not in scans:
+        # A subject without any image has been told already.
+        if (subject, session) not in scans and (subject in seen or subject not in participants):
             problems.append(
-                Problem(f"sessions.tsv {subject} {session}", "a row with no file", "a T1w image", "check the download")
+                Problem(f"sessions.tsv {subject} {session}", "a row with no file", "a T1w image", "check its names")
             )
     return [scans[key] for key in sorted(scans)], problems
 
@@ -170,10 +173,11 @@ def read_csv(
       InputError: the file is missing, has no rows, or lacks the `subject` or `path` column or a named column.
     """
     path = Path(path)
-    columns = dict(columns or {})
+    columns = {ours: _known_name(theirs.strip()) for ours, theirs in (columns or {}).items()}
     if unknown := sorted(set(columns) - set(COLUMNS)):
         raise InputError(f"columns: found {unknown}; expected names among {list(COLUMNS)}")
-    header, rows = _table(path)
+    problems: list[Problem] = []
+    header, rows = _table(path, problems)
     names = {ours: columns.get(ours, ours) for ours in COLUMNS}
     needed = [names[c] for c in ("subject", "path")] + list(columns.values())
     if absent := sorted({c for c in needed if c not in header}):
@@ -181,7 +185,6 @@ def read_csv(
             f"{path}: found columns {header}; expected {absent} too; name yours with --columns subject=PTID,age=AGE"
         )
     base = Path(root) if root is not None else path.parent
-    problems: list[Problem] = []
     scans: list[Scan] = []
     for line, row in rows:
         where = f"{path} line {line}"
@@ -189,8 +192,11 @@ def read_csv(
         if _is_missing(values["subject"]):
             problems.append(Problem(where, "no subject", "an identifier"))
             continue
+        if not values["subject"].isprintable():
+            problems.append(Problem(where, f"subject {values['subject']!r}", "letters, digits and signs"))
+            continue
         file = base / values["path"]
-        if _is_missing(values["path"]) or not file.is_file():
+        if _is_missing(values["path"]) or not _is_file(file):
             problems.append(Problem(where, f"path '{values['path']}'", "an image file", f"looked in {base}"))
             continue
         session = "" if _is_missing(values.get("session", "")) else values["session"]
@@ -263,7 +269,7 @@ def rename(scans: Iterable[Scan], prefix: str) -> list[Scan]:
 
 
 def _participants(path: Path, problems: list[Problem]) -> dict[str, dict[str, str]]:
-    header, rows = _table(path)
+    header, rows = _table(path, problems)
     if "participant_id" not in header:
         raise InputError(f"{path}: found columns {header}; expected participant_id")
     count = Counter(row["participant_id"] for _, row in rows)
@@ -288,7 +294,7 @@ def _sessions(root: Path, problems: list[Problem]) -> dict[tuple[str, str], dict
         if not path.is_file():
             continue
         try:
-            header, rows = _table(path)
+            header, rows = _table(path, problems)
         except InputError as e:
             problems.append(Problem(str(path), str(e), "a table of sessions"))
             continue
@@ -351,22 +357,33 @@ def _scan(row: Mapping[str, str], subject: str, session: str, path: str, where: 
     )
 
 
-def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the header and (line number, row) of a CSV or TSV; every row has every column."""
+def _table(path: Path, problems: list[Problem] | None = None) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the header and (line number, row) of a CSV or TSV; every row has every column.
+
+    With `problems` the table is a person's: cells are stripped, our own column names are known in any case, and a row
+    of another length becomes a problem. Without, it is ours, and every such thing raises.
+    """
+    # BIDS knows no quotes in a TSV: an unbalanced one must not swallow the rows that follow.
+    how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {"strict": True}
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
-            reader = csv.reader(f, delimiter="\t" if path.suffix == ".tsv" else ",")
-            lines: Iterator[list[str]] = iter(reader)
+            lines = csv.reader(f, **how)
             header = next(lines, [])
+            if problems is not None:
+                header = [_known_name(c.strip()) for c in header]
             rows = []
             for cells in lines:
                 if not any(c.strip() for c in cells):
                     continue
                 if len(cells) != len(header):
-                    raise InputError(
-                        f"{path} line {reader.line_num}: found {len(cells)} columns; expected {len(header)}"
-                    )
-                rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+                    problem = Problem(f"{path} line {lines.line_num}", f"{len(cells)} columns", f"{len(header)}")
+                    if problems is None:
+                        raise InputError(str(problem))
+                    problems.append(problem)
+                    continue
+                if problems is not None:
+                    cells = [c.strip() for c in cells]
+                rows.append((lines.line_num, dict(zip(header, cells, strict=True))))
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file; expected a table with one row a scan or subject") from e
     except (UnicodeDecodeError, csv.Error) as e:
@@ -378,11 +395,22 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     return header, rows
 
 
+def _known_name(column: str) -> str:
+    return column.lower() if column.lower() in _KNOWN else column
+
+
 def _write_rows(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _is_missing(value: str) -> bool:

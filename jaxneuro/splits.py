@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,9 +70,9 @@ def make(
     """Split subjects into train, validation, test and out-of-distribution folds.
 
     Strata are diagnosis x age bin x sex at a subject's first scan. Within a stratum the order is random; a subject's
-    place in it, as a share of the stratum, is its rank among all subjects, and folds are cut from that ranking. Each
-    fold thus holds its share of every stratum to within one subject, whatever the strata's sizes (scikit-learn's
-    stratified splitters refuse strata of one), the totals are exact, and any prefix of `train` is stratified too.
+    place in it, as a share of the stratum, is its rank among all subjects, and folds are cut from that ranking. Totals
+    are exact and any prefix of `train` is stratified too; a fold's count of a stratum is its share to within two
+    subjects, whatever the strata's sizes (scikit-learn's stratified splitters refuse strata of one).
 
     Args:
       scans: the manifest.
@@ -81,20 +82,24 @@ def make(
       seed: seed of the shuffle.
 
     Raises:
-      InputError: shares out of range, a held-out site that no scan has, or a subject seen at a held-out site and
+      InputError: shares out of range, a negative seed,
+        a held-out site that no scan has, or a subject seen at a held-out site and
         at another one.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise InputError(
             f"splits: found validation={validation}, test={test}; expected shares of at least 0, sum below 1"
         )
+    if seed < 0:
+        raise InputError(f"splits: found seed {seed}; expected 0 or more")
     sites = {s.site for s in scans}
     if absent := [s for s in ood_sites if s not in sites]:
         raise InputError(f"ood_sites: found {absent}, which no scan has; expected among {sorted(sites)}")
     first: dict[str, Scan] = {}
     seen_at: dict[str, set[str]] = {}
-    for scan in sorted(scans, key=lambda s: s.key):
-        first.setdefault(scan.subject, scan)
+    for scan in sorted((scans[i] for i in _first_sessions(scans, range(len(scans)))), key=lambda s: s.subject):
+        first[scan.subject] = scan
+    for scan in scans:
         seen_at.setdefault(scan.subject, set()).add(scan.site)
     held = {s for s in first if seen_at[s] & set(ood_sites)}
     if straddling := sorted(s for s in held if not seen_at[s] <= set(ood_sites)):
@@ -172,12 +177,7 @@ def select(
     chosen = [i for i, s in enumerate(scans) if s.subject in inside]
     if sessions == "all":
         return chosen
-    earliest: dict[str, int] = {}
-    for i in chosen:
-        best = earliest.get(scans[i].subject)
-        if best is None or _when(scans[i]) < _when(scans[best]):
-            earliest[scans[i].subject] = i
-    return sorted(earliest.values())
+    return _first_sessions(scans, chosen)
 
 
 def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
@@ -227,8 +227,23 @@ def _stratified_order(subjects: list[str], first: Mapping[str, Scan], rng: np.ra
     return [subject for _, subject in sorted(ranked)]
 
 
-def _when(scan: Scan) -> tuple[float, str]:
-    return (math.inf if math.isnan(scan.age) else scan.age, scan.session)
+def _first_sessions(scans: Sequence[Scan], chosen: Iterable[int]) -> list[int]:
+    """Return the position of each subject's first session, in order: by age where all of its sessions have one, else by
+    name, numbers in it counting as numbers (m6 before m12)."""
+    of: dict[str, list[int]] = {}
+    for i in chosen:
+        of.setdefault(scans[i].subject, []).append(i)
+
+    def first(positions: list[int]) -> int:
+        aged = not any(math.isnan(scans[i].age) for i in positions)
+        return min(positions, key=lambda i: (scans[i].age if aged else 0.0, _natural(scans[i].session)))
+
+    return sorted(first(positions) for positions in of.values())
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]
 
 
 def _few(names: Sequence[str], most: int = 10) -> str:

@@ -138,3 +138,22 @@ def test_impossible_selections_are_refused(fold, keywords, message):
         splits.select([Scan("s1")], made, fold, **keywords)
     with pytest.raises(InputError, match="are in no fold"):
         splits.select([Scan("s3")], made, "train")
+
+
+def test_first_session_without_ages_counts_numbers_as_numbers():
+    made = splits.Splits({"train": [], "validation": [], "test": ["s"], "ood": []}, 0, [])
+    scans = [Scan("s", "m12"), Scan("s", "m6")]
+    assert splits.select(scans, made, "test") == [1]
+    # An age that one session lacks says nothing about the order.
+    assert splits.select([Scan("s", "bl"), Scan("s", "m12", age=71.0)], made, "test") == [0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 1000))
+def test_folds_keep_unequal_strata_to_within_two(sizes, seed):
+    scans = [Scan(f"{k}-{i}", age=65.0, sex="F", diagnosis=f"d{k}") for k, n in enumerate(sizes) for i in range(n)]
+    made = splits.make(scans, seed=seed)
+    for fold, share in (("test", 0.25), ("validation", 0.15)):
+        count = Counter(s.split("-")[0] for s in made.subjects[fold])
+        for k, n in enumerate(sizes):
+            assert abs(count[str(k)] - share * n) < 2.01

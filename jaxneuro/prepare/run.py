@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -63,11 +62,16 @@ def prepare(
     if out.exists():
         raise InputError(f"{out}: already exists; expected a new folder; choose another or remove it")
     chosen = volumes.recipe(recipe)
+    if workers < 1:
+        raise InputError(f"workers: found {workers}; expected 1 or more")
     scans, problems = manifest.read_csv(source, columns) if source.is_file() else manifest.read_bids(source)
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise InputError(f"{source}: found no usable scan; expected at least one{first}")
     scans = manifest.rename(scans, subject_prefix)
+    description = _description(source)
+    # Folds that cannot be made are told now, not after hours; the real ones follow, of the scans that can be used.
+    splits.make(scans, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     spool = Path(tempfile.mkdtemp(prefix=f".{out.name}.spool-", dir=out.parent))
     try:
@@ -86,9 +90,11 @@ def prepare(
         if not kept:
             raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
         folds = splits.make(kept, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
-        description = _description(source)
         if synthetic is None:
-            synthetic = "synthetic" in json.dumps(description).lower()
+            # What `jaxneuro cohort` writes; a study of people may cite work on synthetic scans.
+            synthetic = any(
+                isinstance(g, dict) and g.get("Name") == "jaxneuro cohort" for g in description.get("GeneratedBy", [])
+            )
         with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
             for i, scan in enumerate(kept):
                 writer.add(np.load(files[scan.key]), scan)
@@ -133,9 +139,4 @@ def _one(scan: Scan, recipe: volumes.Recipe, file: Path) -> tuple[Path, Scan | P
 
 def _description(source: Path) -> dict[str, Any]:
     file = source / "dataset_description.json"
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text())
-    except ValueError as e:
-        raise InputError(f"{file}: not JSON ({e}); expected the BIDS description of the dataset") from e
+    return records.read_json(file, expected="the BIDS description of the dataset") if file.is_file() else {}

@@ -102,6 +102,13 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         )
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise ScanError("an affine that is singular or not finite", "voxel sizes above zero", where=where)
+    if image.get_data_dtype().kind not in "iuf":
+        raise ScanError(f"values of type {image.get_data_dtype()}", "whole or real numbers", where=where)
+    size = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if size.min() < 0.1 or size.max() > 20:
+        raise ScanError(
+            f"voxels of {' x '.join(f'{s:.3g}' for s in size)} mm", "0.1 to 20 mm", "check its units", where=where
+        )
     try:
         # Read before anything is derived: a truncated file fails here and nowhere else.
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
@@ -163,12 +170,23 @@ def apply(recipe: Recipe, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     )
     scale = np.percentile(voxels[foreground], recipe.scale_percentile)
     scaled = grid / np.float32(scale)
+    inside = scaled[scaled > 0.01]
+    if inside.size < 0.01 * scaled.size or np.ptp(inside) < 0.01:
+        raise ScanError(
+            f"{inside.size} of {scaled.size} voxels with a signal on the recipe's grid, {_spread(inside)}",
+            "a head of some hundred mm",
+            "check voxel size and affine",
+        )
     if np.abs(scaled).max() > np.finfo(np.float16).max:
         raise ScanError(
             f"values up to {np.abs(scaled).max():.3g} times the {recipe.scale_percentile:g}th percentile",
             "an image without such spikes",
         )
     return scaled.astype(np.float16)[..., None]
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"from {values.min():.3g} to {values.max():.3g}" if values.size else "all zero"
 
 
 def _centre_of_mass(mask: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ def training_step(model):
 
 
 def assert_trees_close(got, want, tolerance):
-    # One scale for the tree: a gradient that cancels to nearly nothing carries the rounding of the terms it is left from.
+    # One scale for the tree: a gradient that cancels to nearly nothing carries the rounding of its terms.
     scale = max(float(jnp.abs(b).max()) for b in jax.tree.leaves(want))
     for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, tolerance, tolerance * scale, err_msg=jax.tree_util.keystr(path))

@@ -29,7 +29,9 @@ def bids(tmp_path):
         file.parent.mkdir(parents=True)
         nib.save(brain(i), file)
     (root / "participants.tsv").write_text("\n".join(rows) + "\n")
-    (root / "dataset_description.json").write_text(json.dumps({"Name": "A synthetic set", "BIDSVersion": "1.10.0"}))
+    (root / "dataset_description.json").write_text(
+        json.dumps({"Name": "A synthetic set", "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": "jaxneuro cohort"}]})
+    )
     return root
 
 
@@ -110,3 +112,25 @@ def test_an_interrupted_run_leaves_nothing(bids, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run.prepare(bids, tmp_path / "d", recipe="quick40", progress=interrupt)
     assert [p.name for p in tmp_path.iterdir()] == ["bids"]
+
+
+def test_a_study_that_cites_synthetic_mri_is_no_synthetic_study(bids, tmp_path):
+    description = {"Name": "N", "ReferencesAndLinks": ["Video and Synthetic MRI Pre-training"]}
+    (bids / "dataset_description.json").write_text(json.dumps(description))
+    assert run.prepare(bids, tmp_path / "d", recipe="quick40")["synthetic"] is False
+    assert run.prepare(bids, tmp_path / "e", recipe="quick40", synthetic=True)["synthetic"] is True
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [({"ood_sites": ["Z"]}, "which no scan has"), ({"validation": 0.9}, "sum below 1"), ({"seed": -1}, "0 or more")],
+)
+def test_bad_folds_are_told_before_any_scan_is_prepared(bids, tmp_path, keywords, message):
+    with pytest.raises(InputError, match=message):
+        run.prepare(bids, tmp_path / "d", progress=lambda *a: pytest.fail("began"), **keywords)
+
+
+def test_a_description_that_is_no_object_is_told(bids, tmp_path):
+    (bids / "dataset_description.json").write_text("[]")
+    with pytest.raises(InputError, match=r"dataset_description.json: found a JSON list"):
+        run.prepare(bids, tmp_path / "d")

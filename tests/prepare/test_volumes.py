@@ -171,3 +171,14 @@ def test_nothing_above_zero_and_spikes_are_refused():
 def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ValueError, match="expected one of"):
         volumes.recipe("paper81")
+
+
+def test_meaningless_geometry_and_types_are_refused(tmp_path):
+    voxels, affine = ball()
+    for scale, message in ((1000.0, "voxels of 2e\\+03"), (0.01, "voxels of 0.02 x")):
+        with pytest.raises(ScanError, match=message):
+            volumes.read(save(tmp_path / "a.nii", voxels, affine @ np.diag([scale] * 3 + [1])))
+    with pytest.raises(ScanError, match="values of type complex64"):
+        volumes.read(save(tmp_path / "c.nii", voxels.astype(np.complex64), affine))
+    with pytest.raises(ScanError, match="voxels with a signal"):
+        volumes.apply(volumes.recipe("quick40"), voxels[:, :, 32:33], affine)
