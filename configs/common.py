@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "adamw",
             "learning_rate": 3e-4,
             "weight_decay": 0.05,
+            "momentum": 0.9,  # of sgd
             "schedule": "cosine",
             "warmup_epochs": 2.0,
             "clip": 1.0,

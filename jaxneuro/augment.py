@@ -89,6 +89,18 @@ def cutout(key: jax.Array, x: jax.Array, *, share: float = 0.25, probability: fl
 VIEWS: dict[str, View] = {"flip": flip, "shift": shift, "noise": noise, "contrast": contrast, "cutout": cutout}
 
 
+#: Parameter of a view to its smallest and largest value.
+RANGES = {
+    "axis": (0, 2),
+    "probability": (0.0, 1.0),
+    "voxels": (0, 64),
+    "low": (0.0, 100.0),
+    "high": (0.0, 100.0),
+    "strength": (0.0, 1.0),
+    "share": (0.001, 1.0),
+}
+
+
 def build(views: Mapping[str, Mapping[str, float | int]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Return `augment(key, x[b, d, h, w, c])`, which applies the named views to every sample, in the order of `VIEWS`.
 
@@ -101,9 +113,13 @@ def build(views: Mapping[str, Mapping[str, float | int]]) -> Callable[[jax.Array
     for name, parameters in views.items():
         if name not in VIEWS:
             raise InputError(f"augment: found '{name}'; expected among {sorted(VIEWS)}")
-        known = list(inspect.signature(VIEWS[name]).parameters)[2:]
-        if wrong := sorted(set(parameters) - set(known)):
-            raise InputError(f"augment.{name}: found {wrong}; expected among {sorted(known)}")
+        defaults = {k: p.default for k, p in list(inspect.signature(VIEWS[name]).parameters.items())[2:]}
+        if wrong := sorted(set(parameters) - set(defaults)):
+            raise InputError(f"augment.{name}: found {wrong}; expected among {sorted(defaults)}")
+        for key, value in (defaults | dict(parameters)).items():
+            low, high = RANGES[key]
+            if not low <= value <= high or (isinstance(defaults[key], int) and int(value) != value):
+                raise InputError(f"augment.{name}.{key}: found {value}; expected {low:g} to {high:g}")
 
     def one(key: jax.Array, x: jax.Array) -> jax.Array:
         for i, name in enumerate(VIEWS):

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verbs.add_parser("cohort", help="make a synthetic cohort: a BIDS folder of scans with a known truth")
     p.add_argument("out", type=Path, help="folder to make")
-    p.add_argument("--subjects", type=int, default=320)
+    p.add_argument("--subjects", type=_positive, default=320)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--voxel-size", type=float, default=2.0, help="mm (default: 2)")
     _workers(p)
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--test", type=float, default=0.25, help="share of the subjects (default: 0.25)")
     p.add_argument("--ood-site", action="append", default=[], help="site held out whole; may be repeated")
     p.add_argument("--seed", type=int, default=0, help="of the folds")
-    p.add_argument("--synthetic", action="store_true", default=None, help="say that the scans are synthetic")
+    p.add_argument("--synthetic", action=argparse.BooleanOptionalAction, help="say whether the scans are synthetic")
     _workers(p)
     p.set_defaults(run=_prepare)
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("workdir", type=Path, help="folder of the run")
     p.add_argument("--data", type=Path, help="another dataset, to test on all of it")
     p.add_argument("--out", type=Path, help="folder for the results")
-    p.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
+    p.add_argument("--resamples", type=_positive, default=2000, help="of the bootstrap (default: 2000)")
     p.set_defaults(run=_evaluate)
 
     p = verbs.add_parser("info", help="describe a dataset (and check it) or a model")
@@ -121,8 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected a whole number of at least 1")
+    return int(text)
+
+
 def _workers(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    p.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
 
 
 def _cohort(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -141,7 +147,12 @@ def _cohort(args: argparse.Namespace, _: Sequence[str]) -> None:
 def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro.prepare import run
 
-    columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if "=" in pair)
+    pairs = [pair for pair in args.columns.split(",") if pair]
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise InputError(f"--columns: found {wrong}; expected pairs such as subject=PTID,age=AGE")
+    if pairs and args.source.is_dir():
+        raise InputError(f"--columns: found with the folder {args.source}; expected a CSV; BIDS names its own columns")
+    columns = dict(pair.split("=", 1) for pair in pairs)
     with terminal.progress("preparing scans") as report:
         card = run.prepare(
             args.source,

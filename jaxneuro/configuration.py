@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -27,15 +30,55 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     arguments = ["jaxneuro", *overrides]
     try:
         config = _load(file)
+    except (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{file}: {_message(e)}; expected a Python file whose get_config() returns a config") from e
+    try:
+        _make_room(config, overrides)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         left = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        # KeyError and AttributeError put quotes around their message.
-        found = " ".join(str(e.args[0] if e.args else e).split())
-        raise InputError(f"{file}: {found}; expected a key and a value of this config") from e
+        raise InputError(f"{file}: {_message(e)}; expected a key and a value of this config") from e
     if len(left) > 1:
         raise InputError(f"config: found {' '.join(left[1:])}; expected only --config.KEY=VALUE")
+    check(config)
     return config.lock()
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuse numbers that no run can be made of.
+
+    Raises:
+      InputError: names the key, what was found, and what is expected.
+    """
+    for key, (fits, expected) in _RANGES.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if value is not None else None
+        if value is not None and not fits(value):
+            raise InputError(f"{key}: found {value}; expected {expected}; set it with --config.{key}=VALUE")
+
+
+def _whole(least: int) -> tuple[Callable[[float], bool], str]:
+    return lambda v: v >= least, f"a whole number of at least {least}"
+
+
+_NOT_NEGATIVE: tuple[Callable[[float], bool], str] = (lambda v: 0 <= v < math.inf, "a number of at least 0")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "seed": _whole(0),
+    "data.batch_size": _whole(1),
+    "data.threads": _whole(1),
+    "data.prefetch": _whole(1),
+    "data.fraction": (lambda v: 0 < v <= 1, "a share in (0, 1]"),
+    "training.epochs": _whole(1),
+    "training.evaluate_every": _whole(1),
+    "training.log_every": _whole(1),
+    "training.keep": _whole(1),
+    "optimizer.learning_rate": (lambda v: 0 < v < math.inf, "a rate above 0"),
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.clip": _NOT_NEGATIVE,
+    "optimizer.warmup_epochs": _NOT_NEGATIVE,
+    "optimizer.momentum": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+}
 
 
 def locate(path: str) -> Path:
@@ -45,10 +88,43 @@ def locate(path: str) -> Path:
       InputError: there is none.
     """
     here = Path(__file__).parent
-    for candidate in (Path(path), here.parent / "configs" / Path(path).name, here / "configs" / Path(path).name):
+    name = Path(path)
+    candidates = [name]
+    if len(name.parts) == 1 or (len(name.parts) == 2 and name.parts[0] == "configs"):
+        candidates += [here.parent / "configs" / name.name, here / "configs" / name.name]
+    for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
     raise InputError(f"config: found no file {path}; expected one such as configs/train_ad.py")
+
+
+def _make_room(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Add the keys of `model` and `augment` that overrides name: models and views know their keywords themselves."""
+    for override in overrides:
+        name, _, text = override.lstrip("-").partition("=")
+        _, *path = name.split(".")
+        if not path or path[0] not in ("model", "augment") or len(path) < 2:
+            continue
+        place = config
+        for key in path[:-1]:
+            if key not in place:
+                place[key] = ml_collections.ConfigDict()
+            place = place[key]
+        if path[-1] not in place:
+            place[path[-1]] = _literal(text)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _message(error: BaseException) -> str:
+    """Return an error's text on one line, without the quotes and escapes that wrapping one error in another gave it."""
+    text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
+    return " ".join(text.split()).strip("'\"")
 
 
 def _load(file: Path) -> ml_collections.ConfigDict:

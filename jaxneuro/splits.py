@@ -82,9 +82,8 @@ def make(
       seed: seed of the shuffle.
 
     Raises:
-      InputError: shares out of range, a negative seed,
-        a held-out site that no scan has, or a subject seen at a held-out site and
-        at another one.
+      InputError: shares out of range, a negative seed, a held-out site that no scan has, or a subject seen at a
+        held-out site and at another one.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise InputError(

@@ -102,3 +102,11 @@ def test_unknown_views_and_parameters_are_named():
         augment.build({"flop": {}})
     with pytest.raises(InputError, match=r"augment\.flip: found \['probabilty'\]"):
         augment.build({"flip": {"probabilty": 0.1}})
+
+
+@pytest.mark.parametrize(
+    "views", [{"flip": {"probability": 2.0}}, {"shift": {"voxels": -1}}, {"shift": {"voxels": 1.5}}]
+)
+def test_parameters_out_of_range_are_refused(views):
+    with pytest.raises(InputError, match=r"augment\.\w+\.\w+: found .*; expected"):
+        augment.build(views)

@@ -100,6 +100,8 @@ def test_errors_are_one_line(tmp_path, boxes, capsys):
     )
     assert "expected the folder of a training run" in fails(capsys, "evaluate", tmp_path)
     assert "jaxneuro evaluate" in fails(capsys, "report", tmp_path, "--out", tmp_path / "r.html")
+    assert "expected pairs such as" in fails(capsys, "prepare", tmp_path, "--out", tmp_path / "o", "--columns", "a:b")
+    assert "BIDS names its own" in fails(capsys, "prepare", tmp_path, "--out", tmp_path / "o", "--columns", "age=b")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -144,6 +144,12 @@ def test_edited_manifest_or_splits_are_refused(tmp_path):
     card.write_text(json.dumps(json.loads(card.read_text()) | {"format": "other/9"}))
     with pytest.raises(InputError, match="found format 'other/9'"):
         records.open_dataset(tmp_path / "d")
+    card.write_text('{"format": "jaxneuro-shards/1", "shape": [1, 2, 3, 4]}')
+    with pytest.raises(CorruptDataError, match=r"found no .*dtype"):
+        records.open_dataset(tmp_path / "d")
+    card.write_text("[]")
+    with pytest.raises(CorruptDataError, match="found a JSON list"):
+        records.open_dataset(tmp_path / "d")
     card.write_text("{")
     with pytest.raises(CorruptDataError, match="not JSON"):
         records.open_dataset(tmp_path / "d")

@@ -1,0 +1,49 @@
+"""Configs: found where they are said to be, keys and ranges checked by name."""
+
+import pytest
+
+from jaxneuro import configuration
+from jaxneuro.errors import InputError
+from tests.conftest import CONFIGS
+
+SMOKE = str(CONFIGS / "smoke.py")
+
+
+def test_a_mistyped_folder_runs_no_other_config(tmp_path):
+    with pytest.raises(InputError, match="found no file"):
+        configuration.read(str(tmp_path / "smoke.py"))
+    for name in ("smoke.py", "configs/smoke.py"):
+        assert configuration.locate(name) == CONFIGS / "smoke.py"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=-1", "data.batch_size=0", "data.threads=-1", "data.prefetch=0", "data.fraction=1.5", "training.epochs=0",
+     "training.evaluate_every=0", "training.log_every=0", "training.keep=0", "optimizer.weight_decay=nan",
+     "optimizer.warmup_epochs=-1.0", "optimizer.momentum=1.0", "optimizer.learning_rate=inf"],
+)  # fmt: skip
+def test_numbers_out_of_range_are_named(override):
+    key = override.partition("=")[0]
+    with pytest.raises(InputError, match=f"^{key}: found .*; expected .*; set it with --config.{key}=VALUE"):
+        configuration.read(SMOKE, [f"--config.{override}"])
+
+
+def test_keys_of_models_and_views_can_be_added():
+    overrides = ["model.drop_rate=0.1", "model.dtype=bfloat16", "augment.noise.high=0.2", "model.block_sizes=(1, 2)"]
+    config = configuration.read(SMOKE, [f"--config.{o}" for o in overrides])
+    assert config.model.drop_rate == 0.1
+    assert config.model.dtype == "bfloat16"
+    assert config.model.block_sizes == (1, 2)
+    assert config.augment.noise.to_dict() == {"high": 0.2}
+
+
+def test_an_unknown_key_is_named_without_noise():
+    with pytest.raises(InputError, match=r"smoke\.py: learning_rat'? Did you mean \"learning_rate\""):
+        configuration.read(SMOKE, ["--config.optimizer.learning_rat=1.0"])
+
+
+@pytest.mark.parametrize("text", ["def get_config(:", "import no_such_module\n", "x = y\n", "get_config = 3\n"])
+def test_a_file_that_is_no_config_is_told(tmp_path, text):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(InputError, match=r"c\.py: .*expected a Python file"):
+        configuration.read(str(tmp_path / "c.py"))
