@@ -9,6 +9,7 @@ import argparse
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help")
     try:
         known.run(known, rest)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as e:
+        return _fail(f"interrupted {e}".strip(), 130)
     except InputError as e:
         return _fail(str(e))
     except OSError as e:
@@ -180,6 +181,11 @@ def _say_prepared(out: Path, card: dict[str, Any]) -> None:
         f"{out}: {counts['scans']} scans of {counts['subjects']} subjects as {card['shape']} {card['dtype']}, "
         f"{len(card['shards'])} shards"
     )
+    scans = manifest.read(out / "manifest.csv")
+    for column in ("diagnosis", "sex", "site"):
+        labels = Counter(getattr(s, column) for s in scans)
+        terminal.say(f"{column}: " + ", ".join(f"{label} {n}" for label, n in sorted(labels.items())))
+    terminal.say(f"age: known for {sum(s.age == s.age for s in scans)}")
     problems = manifest.read_problems(out / "failures.csv")
     for problem in problems[:20]:
         terminal.say(("left out: " if problem.dropped else "kept: ") + str(problem))

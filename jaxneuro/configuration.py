@@ -133,13 +133,16 @@ def _load(file: Path) -> ml_collections.ConfigDict:
         raise ValueError("is no Python file")
     module = importlib.util.module_from_spec(spec)
     before = set(sys.modules)
-    sys.path.insert(0, str(file.parent))
+    # A copy of one of our configs finds `common` where we keep it.
+    ours = [str(p / "configs") for p in (Path(__file__).parents[1], Path(__file__).parent) if (p / "configs").is_dir()]
+    paths = [str(file.parent), *ours]
+    sys.path[:0] = paths
     try:
         spec.loader.exec_module(module)
         return module.get_config()
     finally:
-        sys.path.remove(str(file.parent))
+        del sys.path[: len(paths)]
         # Another folder may have a neighbour of the same name.
         for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(file.parent)):
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(tuple(paths)):
                 del sys.modules[name]

@@ -101,7 +101,7 @@ def read_bids(root: str | os.PathLike[str]) -> tuple[list[Scan], list[Problem]]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected a BIDS folder with participants.tsv")
     problems: list[Problem] = []
-    participants = _participants(root / "participants.tsv", problems)
+    participants, repeated = _participants(root / "participants.tsv", problems)
     sessions = _sessions(root, problems)
 
     scans: dict[tuple[str, str], Scan] = {}
@@ -119,6 +119,8 @@ def read_bids(root: str | os.PathLike[str]) -> tuple[list[Scan], list[Problem]]:
             )
             continue
         subject, session = match[1], match[2] or ""
+        if subject in repeated:
+            continue
         if subject not in participants:
             problems.append(
                 Problem(str(relative), "a file with no row", f"{subject} in participants.tsv", "add the row")
@@ -268,7 +270,8 @@ def rename(scans: Iterable[Scan], prefix: str) -> list[Scan]:
     return [replace(s, subject=prefix + s.subject) for s in scans]
 
 
-def _participants(path: Path, problems: list[Problem]) -> dict[str, dict[str, str]]:
+def _participants(path: Path, problems: list[Problem]) -> tuple[dict[str, dict[str, str]], set[str]]:
+    """Return subject to row, and the subjects that have more than one."""
     header, rows = _table(path, problems)
     if "participant_id" not in header:
         raise InputError(f"{path}: found columns {header}; expected participant_id")
@@ -285,7 +288,7 @@ def _participants(path: Path, problems: list[Problem]) -> dict[str, dict[str, st
             problems.append(Problem(f"{path} line {line}", f"participant_id '{subject}'", "sub- and letters or digits"))
         elif count[subject] == 1:
             result[subject] = row
-    return result
+    return result, {subject for subject, n in count.items() if n > 1}
 
 
 def _sessions(root: Path, problems: list[Problem]) -> dict[tuple[str, str], dict[str, str]]:

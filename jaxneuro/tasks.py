@@ -46,7 +46,7 @@ class Task:
         if (self.kind == "binary" and n != 2) or (self.kind == "multiclass" and n < 2) or len(set(self.classes)) < n:
             raise InputError(
                 f"task.classes: found {list(self.classes)}; expected {'2' if self.kind == 'binary' else '2 or more'} "
-                "different labels"
+                "different labels, such as --config.task.classes=\"('CN','AD')\""
             )
         if self.kind == "regression" and n:
             raise InputError(f"task.classes: found {list(self.classes)}; expected none for regression")

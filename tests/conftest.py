@@ -18,8 +18,9 @@ def compilation_cache(tmp_path_factory):
     """Compile each tiny network once a session, not once a test."""
     import jax
 
+    # Each worker its own: an entry that another is still writing is read as a damaged one.
     # In the environment too, for subprocesses and for the command line, which looks there.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.getbasetemp().parent / "xla")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("xla"))
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -68,6 +68,7 @@ def test_bids_duplicate_participant_is_left_out_and_the_rest_goes_on(bids):
     scans, problems = manifest.read_bids(bids)
     assert {s.subject for s in scans} == {"sub-2"}
     assert any("sub-1: found 2 rows; expected one row a subject" in str(p) for p in problems)
+    assert not any("a file with no row" in str(p) for p in problems)
 
 
 def test_bids_second_image_of_a_session_is_reported(bids):

@@ -55,6 +55,10 @@ def evaluate(
     workdir = Path(workdir)
     config = read_config(workdir)
     parts = experiment.build(config)
+    if not (workdir / "run.json").is_file():
+        raise InputError(
+            f"{workdir}: found no run.json; expected a run that began to train; run the same train command"
+        )
     journal.check_dataset(workdir, parts.dataset.card)
     tested = parts if data is None else _other(parts, Path(data))
     used = {"training": manifest.read(workdir / "scans.csv")}
@@ -127,6 +131,7 @@ def evaluate(
             {f: (of.scans(f), of.targets[of.folds[f]], v) for f, (of, v) in found.items()},
         )
         journal.write_json(out / "metrics.json", result)
+        terminal.say(f"{out}: predictions.csv, metrics.json")
     return result
 
 
@@ -159,6 +164,8 @@ def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan],
 def _other(parts: experiment.Experiment, path: Path) -> experiment.Experiment:
     """Return the experiment with another dataset's scans as its `ood` fold, and no test fold."""
     dataset = records.open_dataset(path)
+    if dataset.card["manifest_sha256"] == parts.dataset.card["manifest_sha256"]:
+        raise InputError(f"{path}: is the dataset that the run was trained on; expected another; leave out --data")
     if dataset.shape != parts.dataset.shape:
         raise InputError(
             f"{path}: found volumes of {list(dataset.shape)}; expected {list(parts.dataset.shape)} as in training; "

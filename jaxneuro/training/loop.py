@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -82,7 +84,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         predict = steps.predict_step(apply, objective, normalise=normalise, mesh=mesh)
         pace = _Pace(size)
         report = closing.enter_context(terminal.progress("training", total))
+        stop = closing.enter_context(_stop_on_interrupt())
         while step < total:
+            if stop.is_set():
+                checkpoints.save(now, {"data": batches.get_state(), "best": best})
+                raise KeyboardInterrupt(f"at step {step} of {total}, saved; the same command goes on from there")
             with pace.waiting():
                 batch = next(batches)
             now, metrics = train_step(now, sharding.put(mesh, {k: v for k, v in batch.items() if k != "index"}))
@@ -146,6 +152,29 @@ def predict_fold(
         out = predict(weights, placed["volume"])
         found.append(sharding.fetch(out)[sharding.fetch(placed["valid"])])
     return np.concatenate(found) if found else np.zeros((0, parts.task.num_outputs), np.float32)
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets; the second interrupts at once.
+
+    An interrupt raised wherever the program happens to be is lost in a library's callback or mistaken for its error.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Pace:
