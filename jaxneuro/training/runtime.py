@@ -25,7 +25,12 @@ def start() -> None:
 
 
 def _one_line(record: logging.LogRecord) -> bool:
-    """Cut a library's message to its first line: Orbax logs an error with every traceback on its way, and raises it."""
+    """Cut a library's message to its first line: Orbax logs an error with every traceback on its way, and raises it.
+
+    That a folder is opened for reading only, as was asked, is no news.
+    """
+    if "read_only=True" in str(record.msg) or "read only=" in str(record.msg):
+        return False
     record.exc_info = record.exc_text = None
     record.msg, record.args = (record.getMessage().splitlines() or [""])[0][:300], ()
     return True
