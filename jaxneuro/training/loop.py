@@ -161,7 +161,9 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
     An interrupt raised wherever the program happens to be is lost in a library's callback or mistaken for its error.
     """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    # A shell that starts a job in the background makes it ignore interrupts; so it stays.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield asked
         return
 

@@ -220,6 +220,15 @@ def test_the_best_checkpoint_is_whole_before_the_position_that_names_it(smoke, t
     assert ("best", "wait_until_finished") in called[saves[0] : saves[1]]
 
 
+@pytest.fixture
+def interruptible():
+    """Take interrupts as a program in the foreground does; CI may run this one in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_bits(smoke, tmp_path, monkeypatch):
     config = smoke("training.epochs=3")
     loop.train(config, tmp_path / "whole")
