@@ -79,7 +79,9 @@ class Problem:
 
     def __str__(self) -> str:
         line = f"{self.where}: found {self.found}; expected {self.expected}"
-        return f"{line}; {self.hint}" if self.hint else line
+        line = f"{line}; {self.hint}" if self.hint else line
+        # A file's name need not be UTF-8; what is printed must be.
+        return line.encode("utf-8", "backslashreplace").decode()
 
 
 PROBLEM_COLUMNS = tuple(f.name for f in fields(Problem))
@@ -194,14 +196,15 @@ def read_csv(
         if _is_missing(values["subject"]):
             problems.append(Problem(where, "no subject", "an identifier"))
             continue
-        if not values["subject"].isprintable():
-            problems.append(Problem(where, f"subject {values['subject']!r}", "letters, digits and signs"))
+        session = "" if _is_missing(values.get("session", "")) else values["session"]
+        if odd := [c for c in ("subject", "session") if not values.get(c, "").isprintable()]:
+            problems.append(Problem(where, f"{odd[0]} {values[odd[0]]!r}", "letters, digits and signs"))
             continue
         file = base / values["path"]
-        if _is_missing(values["path"]) or not _is_file(file):
-            problems.append(Problem(where, f"path '{values['path']}'", "an image file", f"looked in {base}"))
+        if _is_missing(values["path"]) or set("\0\r\n") & set(values["path"]) or not _is_file(file):
+            shown = repr(values["path"][:200]) + ("..." if len(values["path"]) > 200 else "")
+            problems.append(Problem(where, f"path {shown}", "an image file", f"looked in {base}"))
             continue
-        session = "" if _is_missing(values.get("session", "")) else values["session"]
         scans.append(_scan(values, values["subject"], session, str(file), where, problems))
     return _without_duplicates(scans, str(path), problems), problems
 
@@ -333,8 +336,8 @@ def _without_duplicates(scans: list[Scan], where: str, problems: list[Problem]) 
 
 def _scan(row: Mapping[str, str], subject: str, session: str, path: str, where: str, problems: list[Problem]) -> Scan:
     def get(name: str) -> str:
-        value = row.get(name) or ""
-        return MISSING if _is_missing(value) else value.strip()
+        value = " ".join((row.get(name) or "").split())  # a line break in a label would end a row of ours
+        return MISSING if _is_missing(value) else value
 
     age = get("age")
     try:
@@ -368,8 +371,9 @@ def _table(path: Path, problems: list[Problem] | None = None) -> tuple[list[str]
     """
     # BIDS knows no quotes in a TSV: an unbalanced one must not swallow the rows that follow.
     how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {"strict": True}
+    errors = "surrogateescape" if problems is None else "strict"  # ours may hold file names that are not UTF-8
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
+        with open(path, newline="", encoding="utf-8-sig", errors=errors) as f:
             lines = csv.reader(f, **how)
             header = next(lines, [])
             if problems is not None:
@@ -389,6 +393,8 @@ def _table(path: Path, problems: list[Problem] | None = None) -> tuple[list[str]
                 rows.append((lines.line_num, dict(zip(header, cells, strict=True))))
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file; expected a table with one row a scan or subject") from e
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror}); expected UTF-8 CSV or TSV") from e
     except (UnicodeDecodeError, csv.Error) as e:
         raise InputError(f"{path}: not a text table ({e}); expected UTF-8 CSV or TSV") from e
     if not header:
@@ -403,7 +409,7 @@ def _known_name(column: str) -> str:
 
 
 def _write_rows(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as f:
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as f:
         writer = csv.DictWriter(f, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

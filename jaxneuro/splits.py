@@ -71,8 +71,9 @@ def make(
 
     Strata are diagnosis x age bin x sex at a subject's first scan. Within a stratum the order is random; a subject's
     place in it, as a share of the stratum, is its rank among all subjects, and folds are cut from that ranking. Totals
-    are exact and any prefix of `train` is stratified too; a fold's count of a stratum is its share to within two
-    subjects, whatever the strata's sizes (scikit-learn's stratified splitters refuse strata of one).
+    are exact and any prefix of `train` is stratified too. Of n among N subjects in K strata, a fold of F subjects holds
+    n F / N to within 1 + n K / N: two for strata of one size, more for a large one among many small. Strata of one
+    will do (scikit-learn's stratified splitters refuse them).
 
     Args:
       scans: the manifest.

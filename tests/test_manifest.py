@@ -1,6 +1,7 @@
 """The manifest: what is read from BIDS and CSV, and that every oddity is on record."""
 
 import math
+import os
 
 import pytest
 
@@ -199,3 +200,31 @@ def test_a_sessions_row_that_matches_nothing_is_reported(bids):
     (bids / "sessions.tsv").write_text("participant_id\tsession_id\tdiagnosis\n1\tses-1\tAD\n")
     _, problems = manifest.read_bids(bids)
     assert any("sessions.tsv 1 ses-1: found a row with no file" in str(p) for p in problems)
+
+
+def test_control_characters_are_refused_in_identifiers_and_paths_and_blanks_in_labels(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    with open(tmp_path / "t.csv", "w", newline="") as f:
+        f.write(
+            'subject,session,site,path\n"s0\r",1,"A\rB",a.nii\n"s\r1",1,A,a.nii\ns2,"m\n6",A,a.nii\ns3,1,A,a\0.nii\n'
+        )
+    scans, problems = manifest.read_csv(tmp_path / "t.csv")
+    assert [(s.subject, s.site) for s in scans] == [("s0", "A B")]
+    assert [p.found for p in problems] == [r"subject 's\r1'", r"session 'm\n6'", r"path 'a\x00.nii'"]
+    manifest.write(tmp_path / "m.csv", scans)
+    assert [s.subject for s in manifest.read(tmp_path / "m.csv")] == ["s0"]
+
+
+def test_file_names_that_are_not_utf8_are_read_back_exactly_and_can_be_printed(tmp_path):
+    path = os.fsdecode(b"d\xff/a.nii")
+    manifest.write(tmp_path / "m.csv", [Scan("s", path=path)])
+    assert manifest.read(tmp_path / "m.csv")[0].path == path
+    problems = [manifest.Problem(path, "x", "y")]
+    manifest.write_problems(tmp_path / "p.csv", problems)
+    assert manifest.read_problems(tmp_path / "p.csv") == problems
+    assert str(problems[0]) == r"d\udcff/a.nii: found x; expected y"
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        manifest.read_csv(tmp_path)

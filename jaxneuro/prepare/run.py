@@ -92,8 +92,9 @@ def prepare(
         folds = splits.make(kept, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
         if synthetic is None:
             # What `jaxneuro cohort` writes; a study of people may cite work on synthetic scans.
-            synthetic = any(
-                isinstance(g, dict) and g.get("Name") == "jaxneuro cohort" for g in description.get("GeneratedBy", [])
+            made_by = description.get("GeneratedBy")
+            synthetic = isinstance(made_by, list) and any(
+                isinstance(g, dict) and g.get("Name") == "jaxneuro cohort" for g in made_by
             )
         with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
             for i, scan in enumerate(kept):

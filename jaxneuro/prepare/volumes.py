@@ -84,10 +84,12 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     where = str(path)
     try:
-        image = nibabel.nifti1.Nifti1Image.from_filename(where)
+        image = nibabel.load(where)
     except Exception as e:
         # nibabel raises a dozen kinds of error for damaged headers, with no common base; each says the file is bad.
         raise ScanError(f"no NIfTI image ({_line(e)})", "a .nii or .nii.gz file", where=where) from e
+    if not isinstance(image, nibabel.Nifti1Pair):  # of which NIfTI-2 and single files are kinds
+        raise ScanError(f"no NIfTI image ({type(image).__name__})", "a .nii or .nii.gz file", where=where)
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -100,11 +102,11 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
             "convert the scan again, for instance with dcm2niix",
             where=where,
         )
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+    size = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) <= 1e-6 * size.prod():
         raise ScanError("an affine that is singular or not finite", "voxel sizes above zero", where=where)
     if image.get_data_dtype().kind not in "iuf":
         raise ScanError(f"values of type {image.get_data_dtype()}", "whole or real numbers", where=where)
-    size = np.linalg.norm(image.affine[:3, :3], axis=0)
     if size.min() < 0.1 or size.max() > 20:
         raise ScanError(
             f"voxels of {' x '.join(f'{s:.3g}' for s in size)} mm", "0.1 to 20 mm", "check its units", where=where
@@ -146,7 +148,8 @@ def apply(recipe: Recipe, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
       [depth, height, width, 1] float16; 1 is the recipe's percentile of the foreground.
 
     Raises:
-      ScanError: nothing is above zero, or the values do not fit float16 after scaling.
+      ScanError: nothing is above zero, the foreground is nearly constant, next to nothing of it lies on the grid, or
+        the values do not fit float16 after scaling.
     """
     foreground = voxels > 0
     if not foreground.any():
@@ -169,6 +172,9 @@ def apply(recipe: Recipe, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
         mode="constant",
     )
     scale = np.percentile(voxels[foreground], recipe.scale_percentile)
+    low, high = np.percentile(voxels[foreground], (5, 95))
+    if high - low < 0.01 * scale:
+        raise ScanError(f"a foreground of {low:.4g} to {high:.4g} almost everywhere", "an image, not a mask")
     scaled = grid / np.float32(scale)
     inside = scaled[scaled > 0.01]
     if inside.size < 0.01 * scaled.size or np.ptp(inside) < 0.01:

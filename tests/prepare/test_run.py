@@ -119,11 +119,18 @@ def test_a_study_that_cites_synthetic_mri_is_no_synthetic_study(bids, tmp_path):
     (bids / "dataset_description.json").write_text(json.dumps(description))
     assert run.prepare(bids, tmp_path / "d", recipe="quick40")["synthetic"] is False
     assert run.prepare(bids, tmp_path / "e", recipe="quick40", synthetic=True)["synthetic"] is True
+    (bids / "dataset_description.json").write_text('{"GeneratedBy": null}')
+    assert run.prepare(bids, tmp_path / "f", recipe="quick40")["synthetic"] is False
 
 
 @pytest.mark.parametrize(
     ("keywords", "message"),
-    [({"ood_sites": ["Z"]}, "which no scan has"), ({"validation": 0.9}, "sum below 1"), ({"seed": -1}, "0 or more")],
+    [
+        ({"ood_sites": ["Z"]}, "which no scan has"),
+        ({"validation": 0.9}, "sum below 1"),
+        ({"seed": -1}, "0 or more"),
+        ({"workers": 0}, "1 or more"),
+    ],
 )
 def test_bad_folds_are_told_before_any_scan_is_prepared(bids, tmp_path, keywords, message):
     with pytest.raises(InputError, match=message):

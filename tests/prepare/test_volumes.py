@@ -182,3 +182,31 @@ def test_meaningless_geometry_and_types_are_refused(tmp_path):
         volumes.read(save(tmp_path / "c.nii", voxels.astype(np.complex64), affine))
     with pytest.raises(ScanError, match="voxels with a signal"):
         volumes.apply(volumes.recipe("quick40"), voxels[:, :, 32:33], affine)
+
+
+def test_a_mask_is_no_image():
+    voxels, affine = ball()
+    mask = (voxels > 0).astype(np.float32) * 5
+    mask[30, 35, 32] = 6
+    with pytest.raises(ScanError, match="a foreground of 5 to 5 almost everywhere"):
+        volumes.apply(volumes.recipe("quick40"), mask, affine)
+
+
+def test_every_kind_of_nifti_is_read_and_no_other_format(tmp_path):
+    voxels, affine = ball()
+    for name, kind in (("two.nii", nib.Nifti2Image), ("pair.img", nib.Nifti1Pair)):
+        image = kind(voxels, affine)
+        image.set_sform(affine, code="scanner")
+        nib.save(image, tmp_path / name)
+        found, found_affine = volumes.read(tmp_path / name)
+        np.testing.assert_array_equal(found, voxels)
+        np.testing.assert_allclose(found_affine, affine)
+    nib.save(nib.MGHImage(voxels, affine), tmp_path / "a.mgz")
+    with pytest.raises(ScanError, match=r"no NIfTI image \(MGHImage\)"):
+        volumes.read(tmp_path / "a.mgz")
+
+
+def test_metres_are_told_as_voxel_sizes(tmp_path):
+    voxels, affine = ball()
+    with pytest.raises(ScanError, match=r"voxels of 0\.002 x 0\.002 x 0\.002 mm; expected 0\.1 to 20 mm"):
+        volumes.read(save(tmp_path / "a.nii", voxels, affine @ np.diag([0.001] * 3 + [1])))
