@@ -113,13 +113,20 @@ def build(views: Mapping[str, Mapping[str, float | int]]) -> Callable[[jax.Array
     for name, parameters in views.items():
         if name not in VIEWS:
             raise InputError(f"augment: found '{name}'; expected among {sorted(VIEWS)}")
+        if not isinstance(parameters, Mapping):
+            raise InputError(f"augment.{name}: found {parameters!r}; expected parameters such as {name}.KEY=VALUE")
         defaults = {k: p.default for k, p in list(inspect.signature(VIEWS[name]).parameters.items())[2:]}
         if wrong := sorted(set(parameters) - set(defaults)):
             raise InputError(f"augment.{name}: found {wrong}; expected among {sorted(defaults)}")
-        for key, value in (defaults | dict(parameters)).items():
+        chosen = defaults | dict(parameters)
+        for key, value in chosen.items():
             low, high = RANGES[key]
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"augment.{name}.{key}: found {value!r}; expected a number from {low:g} to {high:g}")
             if not low <= value <= high or (isinstance(defaults[key], int) and int(value) != value):
                 raise InputError(f"augment.{name}.{key}: found {value}; expected {low:g} to {high:g}")
+        if "low" in chosen and chosen["low"] > chosen["high"]:
+            raise InputError(f"augment.{name}: found low={chosen['low']}, high={chosen['high']}; expected low first")
 
     def one(key: jax.Array, x: jax.Array) -> jax.Array:
         for i, name in enumerate(VIEWS):

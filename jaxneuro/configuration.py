@@ -53,8 +53,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key, (fits, expected) in _RANGES.items():
         value: Any = config
         for part in key.split("."):
-            value = value.get(part) if value is not None else None
-        if value is not None and not fits(value):
+            value = value.get(part) if isinstance(value, ml_collections.ConfigDict) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
             raise InputError(f"{key}: found {value}; expected {expected}; set it with --config.{key}=VALUE")
 
 
@@ -110,6 +110,8 @@ def _make_room(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> N
             if key not in place:
                 place[key] = ml_collections.ConfigDict()
             place = place[key]
+            if not isinstance(place, ml_collections.ConfigDict):
+                raise ValueError(f"{'.'.join(path)}: {key} holds a value, not keys")
         if path[-1] not in place:
             place[path[-1]] = _literal(text)
 
@@ -123,8 +125,11 @@ def _literal(text: str) -> Any:
 
 def _message(error: BaseException) -> str:
     """Return an error's text on one line, without the quotes and escapes that wrapping one error in another gave it."""
-    text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'")
-    return " ".join(text.split()).strip("'\"")
+    text = str(error.args[0] if error.args else error)
+    while isinstance(inner := _literal(text), str) and inner != text:
+        text = inner
+    found = "no key " if isinstance(error, AttributeError | KeyError) and text.isidentifier() else ""
+    return found + " ".join(text.split())
 
 
 def _load(file: Path) -> ml_collections.ConfigDict:

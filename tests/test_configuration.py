@@ -38,7 +38,7 @@ def test_keys_of_models_and_views_can_be_added():
 
 
 def test_an_unknown_key_is_named_without_noise():
-    with pytest.raises(InputError, match=r"smoke\.py: learning_rat'? Did you mean \"learning_rate\""):
+    with pytest.raises(InputError, match=r"smoke\.py: '?learning_rat'? Did you mean \"learning_rate\""):
         configuration.read(SMOKE, ["--config.optimizer.learning_rat=1.0"])
 
 
@@ -52,3 +52,9 @@ def test_a_file_that_is_no_config_is_told(tmp_path, text):
 def test_a_copy_of_a_config_elsewhere_still_finds_its_defaults(tmp_path):
     (tmp_path / "mine.py").write_text((CONFIGS / "train_age.py").read_text())
     assert configuration.read(str(tmp_path / "mine.py")).task.name == "age"
+
+
+@pytest.mark.parametrize("override", ["training={'epochs': 1}", "optimizer={}", "model.name.x=1"])
+def test_a_section_that_lacks_keys_is_told(override):
+    with pytest.raises(InputError, match="expected"):
+        configuration.read(SMOKE, [f"--config.{override}"])
