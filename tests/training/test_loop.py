@@ -175,10 +175,9 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_run_goes_on_afterwards(b
         [sys.executable, "-c", textwrap.dedent(body)], capture_output=True, text=True, timeout=200, env=environment
     )
     assert done.returncode == 1, done.stderr
-    # Orbax's own threads may still talk; ours is one line.
-    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(ours) == 1, done.stderr
-    assert ours[0].startswith(f"error: {tmp_path / 'r'}: File too large"), ours
+    # Orbax's own threads still talk, without a lock: ours is one line, but may begin in the middle of one of theirs.
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert f"error: {tmp_path / 'r'}: File too large" in done.stderr
     assert cli.main(arguments) == 0
     assert final(tmp_path / "r")[0] == 14
 
