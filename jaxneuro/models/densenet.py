@@ -80,9 +80,11 @@ class DenseNet(nn.Module):
     """Map volumes [b, d, h, w, in_channels] to (float32 outputs [b, num_outputs], named feature maps).
 
     Features: conv0, pool0, denseblock1.., transition1.., map (after the last norm and ReLU), pooled [b, c].
-    `remat` recomputes each dense layer in the backward pass; `drop_rate` drops single values of each layer's
-    output. Raises InputError for a size that the pools would reduce to nothing, or for other channels than
-    `in_channels`. Source: Huang et al. 2017; Dufumier et al. 2021.
+    `final_norm` False leaves out the last norm and `head_hidden` gives the head hidden layers, as in the
+    encoder of contrastive pre-training (num_outputs 128, head_hidden (512,)); num_outputs 0 leaves out the
+    head and gives `pooled`. `remat` recomputes each dense layer in the backward pass; `drop_rate` drops
+    single values of each layer's output. Raises InputError for a size that the pools would reduce to nothing,
+    or for other channels than `in_channels`. Source: Huang et al. 2017; Dufumier et al. 2021.
     """
 
     num_outputs: int = 1
@@ -92,6 +94,8 @@ class DenseNet(nn.Module):
     growth_rate: int = 32
     stem_features: int = 64
     bottleneck: int = 4
+    final_norm: bool = True
+    head_hidden: tuple[int, ...] = ()
     drop_rate: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
@@ -126,7 +130,9 @@ class DenseNet(nn.Module):
             if i < len(self.block_sizes):
                 x = Transition(self.dtype, name=f"transition{i}")(x, known, train)
                 features[f"transition{i}"] = x
-        x = features["map"] = nn.relu(layers.BatchNorm(dtype=self.dtype, name="norm5")(x, train, known))
+        if self.final_norm:
+            x = layers.BatchNorm(dtype=self.dtype, name="norm5")(x, train, known)
+        x = features["map"] = nn.relu(x)
         x = features["pooled"] = layers.global_mean_pool(x)
-        outputs = layers.Dense(self.num_outputs, layers.EMBED_TO_OUTPUTS, name="classifier")(x)
+        outputs = layers.Head(self.num_outputs, self.head_hidden, name="head")(x) if self.num_outputs else x
         return outputs, features

@@ -4,9 +4,10 @@ This is the one file that names logical axes: a parameter with two or more axes 
 the training rule table maps each name in `LOGICAL_AXES` to a mesh axis or to none.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,9 @@ LOGICAL_AXES: dict[str, str] = {
     "out_channels": "output channels of a convolution",
     "embed": "model width: the features a token carries between blocks",
     "mlp": "hidden width of a feed-forward layer",
-    "heads": "attention heads, or heads times head width",
+    "qkv": "queries, keys and values: always 3",
+    "heads": "attention heads",
+    "head_width": "features of one attention head",
     "position": "positions of an absolute position table",
     "relative": "rows of a relative position table",
     "outputs": "logits, regression targets or reconstructed values",
@@ -35,8 +38,8 @@ LOGICAL_AXES: dict[str, str] = {
 CONV_KERNEL = ("conv_d", "conv_h", "conv_w", "in_channels", "out_channels")
 EMBED_TO_MLP = ("embed", "mlp")
 MLP_TO_EMBED = ("mlp", "embed")
-EMBED_TO_HEADS = ("embed", "heads")
-HEADS_TO_EMBED = ("heads", "embed")
+EMBED_TO_QKV = ("embed", "qkv", "heads", "head_width")
+HEADS_TO_EMBED = ("heads", "head_width", "embed")
 EMBED_TO_OUTPUTS = ("embed", "outputs")
 POSITION_TABLE = ("unit", "position", "embed")
 RELATIVE_TABLE = ("relative", "heads")
@@ -45,8 +48,28 @@ Initializer = Any  # (key, shape, dtype) -> array
 Moments = tuple[jax.Array, jax.Array]
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# Uniform in +-1/sqrt(fan_in): torch's default for Linear.
+# Uniform in +-1/sqrt(fan_in): torch's default for Linear and Conv3d.
 torch_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+class Init(NamedTuple):
+    """How kernels and biases begin: `kernel(key, shape, dtype)`, and `bias(fan_in)(key, shape, dtype)`."""
+
+    kernel: Initializer
+    bias: Callable[[int], Initializer]
+
+
+def _torch_bias(fan_in: int) -> Initializer:
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+#: Kernels and biases uniform in +-1/sqrt(fan_in), as torch's Linear and Conv3d begin.
+TORCH_DEFAULT = Init(torch_uniform, _torch_bias)
+#: Kernels normal with deviation 0.02, biases zero: Swin and ViT. (Their truncation, at +-2 absolute, cuts nothing.)
+SMALL_NORMAL = Init(nn.initializers.normal(0.02), lambda _: nn.initializers.zeros)
+#: Kernels by fan-in, biases zero: the DenseNets' head.
+ZERO_BIAS = Init(torch_uniform, lambda _: nn.initializers.zeros)
 
 
 def annotate(init: Initializer, axes: Sequence[str]) -> Initializer:
@@ -71,43 +94,84 @@ class Conv(nn.Module):
     strides: Triple = (1, 1, 1)
     padding: Triple = (0, 0, 0)
     use_bias: bool = True
-    kernel_init: Initializer = kaiming_normal
-    bias_init: Initializer = nn.initializers.zeros
+    initial: Init = Init(kaiming_normal, lambda _: nn.initializers.zeros)
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", annotate(self.kernel_init, CONV_KERNEL), shape, jnp.float32)
+        kernel = self.param("kernel", annotate(self.initial.kernel, CONV_KERNEL), shape, jnp.float32)
         (sd, sh, sw), (pd, ph, pw) = self.strides, self.padding
         y = conv3d(x.astype(self.dtype), kernel.astype(self.dtype), (sd, sh, sw), (pd, ph, pw))
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+            init = self.initial.bias(math.prod(shape[:-1]))
+            y = y + self.param("bias", init, (self.features,), jnp.float32).astype(self.dtype)
         return y
 
 
 class Dense(nn.Module):
-    """Apply an affine map to the last axis: x [..., c] into [..., features].
+    """Apply an affine map to the last `contract` axes: x [..., *c] into [..., *features].
 
-    Parameters: kernel [c, features] (torch's Linear transposed), bias [features]; `axes` names the kernel's
-    axes.
+    Parameters: kernel [*c, *features] (torch's Linear transposed), bias [*features]; `axes` names the kernel's axes.
     """
 
-    features: int
-    axes: tuple[str, str] = EMBED_TO_MLP
+    features: int | tuple[int, ...]
+    axes: tuple[str, ...] = EMBED_TO_MLP
+    contract: int = 1
     use_bias: bool = True
-    kernel_init: Initializer = torch_uniform
-    bias_init: Initializer = nn.initializers.zeros
+    initial: Init = ZERO_BIAS
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", annotate(self.kernel_init, self.axes), shape, jnp.float32)
-        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        features = (self.features,) if isinstance(self.features, int) else tuple(self.features)
+        shape = (*x.shape[-self.contract :], *features)
+        fan_in = math.prod(shape[: self.contract])
+
+        def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+            return self.initial.kernel(key, (fan_in, math.prod(features)), dtype).reshape(shape)
+
+        kernel = self.param("kernel", annotate(kernel_init, self.axes), shape, jnp.float32)
+        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.contract)
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+            init = self.initial.bias(fan_in)
+            if len(features) > 1:
+                init = annotate(init, self.axes[self.contract :])
+            y = y + self.param("bias", init, features, jnp.float32).astype(self.dtype)
         return y
+
+
+class Head(nn.Module):
+    """Map pooled features [b, c] to float32 outputs [b, num_outputs], through hidden layers with ReLU if any.
+
+    `hidden` (512,) with 128 outputs is the projection of contrastive pre-training (Dufumier et al. 2021).
+    """
+
+    num_outputs: int
+    hidden: tuple[int, ...] = ()
+    initial: Init = ZERO_BIAS
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, width in enumerate(self.hidden):
+            x = nn.relu(Dense(width, EMBED_TO_MLP, initial=self.initial, name=f"hidden{i}")(x))
+        return Dense(self.num_outputs, EMBED_TO_OUTPUTS, initial=self.initial, name="out")(x)
+
+
+class LayerNorm(nn.Module):
+    """Normalise the last axis of x [..., c] as torch's LayerNorm; statistics are float32, output is `dtype`."""
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, -1, keepdims=True)
+        factor = lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.epsilon)
+        return (x * factor * scale + bias).astype(self.dtype)
 
 
 def moments(x: jax.Array) -> Moments:
