@@ -28,7 +28,7 @@ def _import_torchvision():
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # theirs, at import
-    import monai.networks.nets as monai_nets
+    import monai.networks.nets as monai_nets  # noqa: F401
 
     torchvision_swin = _import_torchvision()
 
