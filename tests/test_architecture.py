@@ -27,7 +27,7 @@ MAY = {
     "evaluation": {"augment", "manifest", "records", "splits", "tasks", "training"},
     "configuration": set(),
     "info": {"models", "records"},
-    "study": {"configuration", "evaluation", "prepare", "training"},
+    "study": {"configuration", "evaluation", "prepare", "records", "training"},
     "cli": {"configuration", "evaluation", "info", "manifest", "prepare", "study", "training"},
 }
 OPEN = {"errors", "terminal", "__init__"}

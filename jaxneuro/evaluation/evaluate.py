@@ -142,7 +142,7 @@ def read_config(workdir: str | Path) -> ml_collections.FrozenConfigDict:
       InputError: the folder is no run's.
     """
     file = Path(workdir) / "config.json"
-    keys = ["seed", "data", "task", "model", "mesh"]
+    keys = ["seed", "data", "task", "model"]
     return ml_collections.FrozenConfigDict(records.read_json(file, keys, expected="the folder of a training run"))
 
 

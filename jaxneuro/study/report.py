@@ -1,7 +1,6 @@
 """One self-contained HTML page from evaluated runs: what they scored, on whom, and how it was computed."""
 
 import csv
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from jaxneuro import records
 from jaxneuro.errors import InputError
 from jaxneuro.study import figures, tables
 from jaxneuro.study.figures import Drawing
@@ -72,11 +72,9 @@ def gather(workdir: Path) -> dict[str, Any]:
     for name in ("metrics.json", "predictions.csv"):
         if not (evaluation / name).is_file():
             raise FileNotFoundError(f"{evaluation / name} does not exist: run `jaxneuro evaluate {workdir}` first")
-    metrics = _read_json(evaluation / "metrics.json")
-    missing = [key for key in ("task", "model", "interval", "folds", "data") if key not in metrics]
-    if missing:
-        lacks = f"{evaluation / 'metrics.json'}: found no {', '.join(missing)}"
-        raise InputError(f"{lacks}; run `jaxneuro evaluate {workdir}` again")
+    keys = ("task", "model", "interval", "folds", "data")
+    again = f"what evaluation writes; run `jaxneuro evaluate {workdir}` again"
+    metrics = records.read_json(evaluation / "metrics.json", keys, expected=again)
     folds, dropped = read_predictions(evaluation / "predictions.csv")
     log, unreadable = read_log(workdir / "metrics.jsonl")
     dataset = Path(metrics["data"].get("path") or "")
@@ -90,31 +88,21 @@ def gather(workdir: Path) -> dict[str, Any]:
         "metrics": metrics,
         "folds": folds,
         "log": log,
-        "config": _read_json(workdir / "config.json") if (workdir / "config.json").is_file() else None,
-        "card": _read_json(card) if card.is_file() else None,
+        "config": _read_optional(workdir / "config.json", "the config of a run"),
+        "card": _read_optional(card, "the card of a dataset"),
         "failures": _read_rows(failures) if failures.is_file() else None,
         "checks": checks,
-        "hashes": {"predictions.csv, SHA-256": _sha256(evaluation / "predictions.csv")},
+        "hashes": {"predictions.csv, SHA-256": records.file_sha256(evaluation / "predictions.csv")},
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: found no JSON ({error}); expected an object; write it again") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: found a {type(found).__name__}; expected a JSON object")
-    return found
+def _read_optional(path: Path, expected: str) -> dict[str, Any] | None:
+    return records.read_json(path, expected=expected) if path.is_file() else None
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_predictions(path: Path) -> tuple[dict[str, Fold], int]:
@@ -176,7 +164,7 @@ def _checks(metrics: Mapping[str, Any], folds: Mapping[str, Fold], card: Path) -
                 f"{found:,} usable rows: they may come from different evaluations."
             )
     recorded = metrics["data"].get("card_sha256")
-    if recorded and card.is_file() and _sha256(card) != recorded:
+    if recorded and card.is_file() and records.file_sha256(card) != recorded:
         said.append("The dataset's card.json has changed since this evaluation: its facts may not apply.")
     return said
 

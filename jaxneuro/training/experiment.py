@@ -57,7 +57,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     """
     config = ml_collections.FrozenConfigDict(config)
     dataset = records.open_dataset(config.data.path)
-    task = task_of(config)
+    task = _task(config)
     targets, has, excluded = task.targets(dataset.scans)
     labelled = np.flatnonzero(has)
     scans = [dataset.scans[i] for i in labelled]
@@ -93,8 +93,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
-def task_of(config: ml_collections.ConfigDict) -> Task:
-    """Return the task of a config."""
+def _task(config: Any) -> Task:
     t = config.task
     return Task(t.name, t.kind, t.target, tuple(t.classes), tuple(t.ignore), tuple(t.only))
 
