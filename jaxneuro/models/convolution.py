@@ -6,6 +6,9 @@ channels. Every form is plain differentiable JAX: it works under jit, grad, jvp,
 """
 
 import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import reduce
 
 import jax
@@ -13,6 +16,25 @@ import jax.numpy as jnp
 from jax import lax
 
 Triple = tuple[int, int, int]
+
+_accelerator_only: ContextVar[bool] = ContextVar("accelerator_only", default=False)
+
+
+@contextmanager
+def accelerator_forms() -> Iterator[None]:
+    """Trace only the forms for accelerators: what a network costs is counted on them, whatever machine counts."""
+    token = _accelerator_only.set(True)
+    try:
+        yield
+    finally:
+        _accelerator_only.reset(token)
+
+
+def by_platform(*arguments: jax.Array, cpu: Callable[..., jax.Array], default: Callable[..., jax.Array]) -> jax.Array:
+    """Apply `cpu` where the program runs on a CPU and `default` elsewhere; the choice is made when it is compiled."""
+    if _accelerator_only.get():
+        return default(*arguments)
+    return lax.platform_dependent(*arguments, cpu=cpu, default=default)
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int) -> int:
@@ -47,7 +69,7 @@ def conv3d(x: jax.Array, kernel: jax.Array, strides: Triple = (1, 1, 1), padding
     def elsewhere(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return native(x, kernel, strides, padding)
 
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+    return by_platform(x, kernel, cpu=on_cpu, default=elsewhere)
 
 
 def native(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Triple) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxneuro.models.convolution import Triple, conv3d, output_size
+from jaxneuro.models.convolution import Triple, by_platform, conv3d, output_size
 
 # Every logical axis name, with what it counts.
 LOGICAL_AXES: dict[str, str] = {
@@ -248,7 +248,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
             x = reduce(larger, (lax.slice_in_dim(padded, tap, tap + reach, stride, axis) for tap in range(window)))
         return x
 
-    return lax.platform_dependent(x, cpu=by_axis, default=native)
+    return by_platform(x, cpu=by_axis, default=native)
 
 
 def avg_pool(x: jax.Array, window: int) -> jax.Array:
