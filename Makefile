@@ -3,13 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# What the tests need holds what the demo needs, and torch besides: the demo is content with either.
 STAMP := $(VENV)/.installed-$(VERSION)
+DEMO := $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/.demo-$(VERSION))
 WORKERS ?= 2
 SEED ?= 0
 
 .PHONY: demo test test-slow lint format install clean
 
-demo: $(STAMP)  ## the whole road on synthetic scans; the last line printed is the report
+demo: $(DEMO)  ## the whole road on synthetic scans; the last line printed is the report
 	$(VENV)/bin/jaxneuro demo --out runs/demo-$(SEED) --seed $(SEED) --workers $(WORKERS)
 
 test: $(STAMP)  ## the tests that run in minutes
@@ -29,14 +31,16 @@ format: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): EXTRA := dev
+$(VENV)/.demo-$(VERSION): EXTRA := prepare,report
+$(STAMP) $(VENV)/.demo-$(VERSION): pyproject.toml constraints.txt
 	@$(PYTHON) -c '' 2>/dev/null || { echo "found no interpreter $(PYTHON); try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "jaxneuro needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v)'
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $(STAMP)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
