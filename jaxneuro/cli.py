@@ -6,6 +6,7 @@ Verbs import what they need when they run, so that `--help` and the verbs withou
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import os
 import sys
@@ -105,7 +106,13 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verbs.add_parser("info", help="describe a dataset (and check it) or a model")
     p.add_argument("what", help="a folder that prepare made, or a model's name")
-    p.add_argument("--input-size", default="80,80,80", help="for a model: depth,height,width")
+    model = p.add_argument_group("for a model")
+    model.add_argument("--input-size", default="80,80,80", help="depth,height,width in voxels (default: 80,80,80)")
+    model.add_argument("--in-channels", type=_positive, default=1)
+    model.add_argument("--num-outputs", type=_positive, default=1)
+    model.add_argument("--batch-size", type=_positive, default=1, help="on one device (default: 1)")
+    model.add_argument("--depth", type=_positive, default=1, help="levels of modules to tell apart (default: 1)")
+    _settings(model)
     p.set_defaults(run=_info)
 
     p = verbs.add_parser("report", help="one HTML page about one or more evaluated runs")
@@ -126,6 +133,23 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found '{text}'; expected a whole number of at least 1")
     return int(text)
+
+
+def _settings(p: Any) -> None:
+    p.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="a keyword of the model; repeat"
+    )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Read `window=(8,6,6)` or `bias_index=geometric`: a Python literal, or else a word."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier()):
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected KEY=VALUE such as window=(8,6,6)")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def _workers(p: argparse.ArgumentParser) -> None:
@@ -222,7 +246,15 @@ def _info(args: argparse.Namespace, _: Sequence[str]) -> None:
     if Path(args.what).is_dir():
         info.dataset(Path(args.what))
     else:
-        info.model(args.what, args.input_size)
+        info.model(
+            args.what,
+            args.input_size,
+            in_channels=args.in_channels,
+            num_outputs=args.num_outputs,
+            batch_size=args.batch_size,
+            depth=args.depth,
+            settings=dict(args.set),
+        )
 
 
 def _report(args: argparse.Namespace, _: Sequence[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -44,36 +46,57 @@ def dataset(path: Path) -> None:
     terminal.say(f"all {len(card['shards'])} shards are as written (SHA-256)")
 
 
-def model(name: str, input_size: str) -> None:
-    """Print a model's parameters by module; computes shapes only.
+def model(
+    name: str,
+    input_size: str,
+    *,
+    in_channels: int = 1,
+    num_outputs: int = 1,
+    batch_size: int = 1,
+    depth: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Print a model's parameters, operations and memory, by module; computes shapes only.
 
     Args:
       name: as in `models.build`.
       input_size: "depth,height,width".
+      in_channels: of the volumes.
+      num_outputs: of the head.
+      batch_size: volumes in a batch, on one device.
+      depth: how many levels of modules get a row.
+      settings: further keywords of the model.
 
     Raises:
-      InputError: no such model, or a size that is none.
+      InputError: no such model or keyword, or a size that is none.
     """
-    import jax
-    import jax.numpy as jnp
-
     from jaxneuro import models
+    from jaxneuro.models import cost
 
     try:
-        depth, height, width = (int(v) for v in input_size.split(","))
+        d, h, w = (int(v) for v in input_size.split(","))
     except ValueError as e:
         raise InputError(f"input-size: found '{input_size}'; expected three numbers such as 80,80,80") from e
-    network = models.build(name, num_outputs=1, input_size=(depth, height, width), in_channels=1)
-    variables = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros((1, depth, height, width, 1)), train=False)
+    network = models.build(
+        name, num_outputs=num_outputs, input_size=(d, h, w), in_channels=in_channels, **(settings or {})
     )
-    table = Table(title=f"{name} at {depth} x {height} x {width}, one channel, one output")
-    table.add_column("module")
-    table.add_column("parameters", justify="right")
-    total = 0
-    for module, tree in variables["params"].items():
-        count = sum(x.size for x in jax.tree.leaves(tree))
-        total += count
-        table.add_row(module, f"{count:,}")
-    table.add_row("all", f"{total:,}", style="bold")
+    costs = cost.by_module(network, *models.inputs(network, batch_size), depth=depth)
+    total = cost.total(costs)
+    table = Table(title=f"{name} at {d} x {h} x {w}, channels {in_channels}, outputs {num_outputs}, batch {batch_size}")
+    table.add_column("module", no_wrap=True)
+    for column in ("parameters", "GFLOPs", "kept, MiB"):
+        table.add_column(column, justify="right")
+    for path, part in [*costs.items(), (("all",), total)]:
+        cells = (f"{part.parameters:,}", f"{part.flops / 1e9:,.3f}", f"{part.kept / 2**20:,.1f}")
+        table.add_row("/".join(path) or "(between modules)", *cells, style="bold" if path == ("all",) else "")
     terminal.say(table)
+    weights = 4 * total.parameters / 2**20
+    terminal.say(
+        f"one batch forward: {total.flops / 1e9:,.1f} GFLOPs in matrix products and convolutions (a multiply and an add "
+        "are two)"
+    )
+    terminal.say(
+        f"memory in float32: parameters {weights:,.1f} MiB, with gradients and Adam's two moments {4 * weights:,.1f} MiB; "
+        f"kept for the backward pass {total.kept / 2**20:,.1f} MiB"
+    )
+    terminal.say("calculated from the traced program; what the compiler fuses or recomputes is kept in less")

@@ -48,6 +48,16 @@ def test_info(boxes, tmp_path, capsys):
     assert "11,243,649" in capsys.readouterr().err
     assert "expected three numbers" in fails(capsys, "info", "densenet121", "--input-size", "64")
     assert "resnet" in fails(capsys, "info", "resnet")
+    assert "found growth_rate='wide'; expected something like 32" in fails(
+        capsys, "info", "densenet121", "--set", "growth_rate=wide"
+    )
+    assert "found block_sizes=(6, 'a')" in fails(capsys, "info", "densenet121", "--set", "block_sizes=(6,'a')")
+    settings = ["--set", "growth_rate=16", "--set", "block_sizes=(6,12,16)", "--num-outputs=2"]
+    assert cli.main(["info", "densenet121", "--input-size=64,64,64", "--batch-size=2", "--depth=2", *settings]) == 0
+    told = capsys.readouterr().err
+    assert "1,463,266" in told  # the count of tiny_densenet, which these settings make it
+    assert "denseblock1/denselayer6" in told
+    assert "kept for the backward pass" in told
 
 
 def test_info_finds_damage(boxes, tmp_path, capsys):

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from jaxneuro.errors import InputError
 from jaxneuro.models.densenet import DenseNet
@@ -31,7 +33,28 @@ def build(name: str, **keywords: Any) -> nn.Module:
     unknown = [keyword for keyword in keywords if keyword not in known]
     if unknown:
         raise InputError(f"unknown keyword {', '.join(unknown)} for {name!r}: known are {', '.join(known)}")
+    defaults = {field.name: field.default for field in dataclasses.fields(builder)}
+    for keyword, value in keywords.items():
+        if not _fits(value, preset.get(keyword, defaults[keyword])):
+            expected = preset.get(keyword, defaults[keyword])
+            raise InputError(f"{name}: found {keyword}={value!r}; expected something like {expected!r}")
     return builder(**{**preset, **keywords})
 
 
-__all__ = ["MODELS", "build"]
+def _fits(value: Any, default: Any) -> bool:
+    """Say whether a value is of the kind of the default: a whole number, a number, a word, a list of such."""
+    if default is None or default is dataclasses.MISSING or callable(default):
+        return True  # a dtype, a module, or something optional: the class itself knows
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(_fits(v, default[0]) for v in value if default)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def inputs(model: nn.Module, batch_size: int = 1) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Return shapes and dtypes of what a model takes before `train`: the volumes [b, d, h, w, c]."""
+    return (jax.ShapeDtypeStruct((batch_size, *model.input_size, model.in_channels), jnp.float32),)
+
+
+__all__ = ["MODELS", "build", "inputs"]

@@ -37,7 +37,7 @@ SMALL_SIZE = (30, 29, 33)
 @cache
 def small(name="tiny_densenet_testing", **keywords):
     """Return a testing-size model, its variables and volumes [3, 30, 29, 33, 1]."""
-    model = models.build(name, num_outputs=2, input_size=SMALL_SIZE, **keywords)
+    model = models.build(name, **{"num_outputs": 2, "input_size": SMALL_SIZE, **keywords})
     x = jax.random.normal(jax.random.key(1), (3, *SMALL_SIZE, 1))
     variables = random_variables(abstract_init(model, SMALL_SIZE))
     return model, variables, x
@@ -171,6 +171,29 @@ def test_unknown_name_and_keyword_list_the_known_ones():
     with pytest.raises(ValueError, match=r"grow_rate.*known are.*growth_rate"):
         models.build("densenet121", grow_rate=3)
     assert models.build("densenet121", growth_rate=3).growth_rate == 3
+
+
+@pytest.mark.parametrize("wrong", [{"growth_rate": 3.5}, {"block_sizes": 6}, {"block_sizes": (6, "a")}, {"remat": 1}])
+def test_a_keyword_of_another_kind_is_refused(wrong):
+    with pytest.raises(ValueError, match=rf"densenet121: found {next(iter(wrong))}=.*; expected something like"):
+        models.build("densenet121", **wrong)
+
+
+def test_encoder_of_contrastive_pretraining():
+    """No last norm and a projection 1024-512-128: 11,831,040 parameters (Dufumier et al. 2021, measured)."""
+    model = models.build("densenet121", final_norm=False, head_hidden=(512,), num_outputs=128)
+    params = abstract_init(model)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 11_831_040
+    assert "norm5" not in params
+    tiny = models.build("tiny_densenet", final_norm=False, head_hidden=(512,), num_outputs=128)
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract_init(tiny)["params"])) == 1_728_576
+
+
+def test_without_outputs_the_pooled_features_come_out():
+    model, variables, x = small(num_outputs=0)
+    assert "head" not in variables["params"]
+    outputs, features = evaluation(model)(variables, x)
+    np.testing.assert_array_equal(outputs, features["pooled"])
 
 
 def test_wrong_channels_are_named():
