@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     model = p.add_argument_group("for a model")
     model.add_argument("--input-size", default="80,80,80", help="depth,height,width in voxels (default: 80,80,80)")
     model.add_argument("--in-channels", type=_positive, default=1)
-    model.add_argument("--num-outputs", type=_positive, default=1)
+    model.add_argument("--num-outputs", type=_positive)
     model.add_argument("--batch-size", type=_positive, default=1, help="on one device (default: 1)")
     model.add_argument("--depth", type=_positive, default=1, help="levels of modules to tell apart (default: 1)")
     _settings(model)

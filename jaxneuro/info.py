@@ -51,7 +51,7 @@ def model(
     input_size: str,
     *,
     in_channels: int = 1,
-    num_outputs: int = 1,
+    num_outputs: int | None = None,
     batch_size: int = 1,
     depth: int = 1,
     settings: Mapping[str, Any] | None = None,
@@ -62,7 +62,7 @@ def model(
       name: as in `models.build`.
       input_size: "depth,height,width".
       in_channels: of the volumes.
-      num_outputs: of the head.
+      num_outputs: of the head; by default the model's own.
       batch_size: volumes in a batch, on one device.
       depth: how many levels of modules get a row.
       settings: further keywords of the model.
@@ -77,12 +77,11 @@ def model(
         d, h, w = (int(v) for v in input_size.split(","))
     except ValueError as e:
         raise InputError(f"input-size: found '{input_size}'; expected three numbers such as 80,80,80") from e
-    network = models.build(
-        name, num_outputs=num_outputs, input_size=(d, h, w), in_channels=in_channels, **(settings or {})
-    )
-    costs = cost.by_module(network, *models.inputs(network, batch_size), depth=depth)
+    keywords = dict(settings or {}) | ({} if num_outputs is None else {"num_outputs": num_outputs})
+    network = models.build(name, input_size=(d, h, w), in_channels=in_channels, **keywords)
+    costs = cost.by_module(network, models.inputs(network, batch_size), depth=depth)
     total = cost.total(costs)
-    table = Table(title=f"{name} at {d} x {h} x {w}, channels {in_channels}, outputs {num_outputs}, batch {batch_size}")
+    table = Table(title=f"{name} at {d} x {h} x {w}, channels {in_channels}, batch {batch_size}")
     table.add_column("module", no_wrap=True)
     for column in ("parameters", "GFLOPs", "kept, MiB"):
         table.add_column(column, justify="right")
@@ -92,11 +91,11 @@ def model(
     terminal.say(table)
     weights = 4 * total.parameters / 2**20
     terminal.say(
-        f"one batch forward: {total.flops / 1e9:,.1f} GFLOPs in matrix products and convolutions (a multiply and an add "
-        "are two)"
+        f"one batch forward: {total.flops / 1e9:,.1f} GFLOPs in matrix products and convolutions "
+        "(a multiply and an add are two)"
     )
     terminal.say(
-        f"memory in float32: parameters {weights:,.1f} MiB, with gradients and Adam's two moments {4 * weights:,.1f} MiB; "
+        f"memory in float32: parameters {weights:,.1f} MiB, with gradients and Adam's moments {4 * weights:,.1f} MiB; "
         f"kept for the backward pass {total.kept / 2**20:,.1f} MiB"
     )
     terminal.say("calculated from the traced program; what the compiler fuses or recomputes is kept in less")

@@ -1,7 +1,9 @@
 """Backbones by name: volumes [b, d, h, w, c] in, (outputs [b, k], named features) out."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,36 +11,96 @@ import jax.numpy as jnp
 
 from jaxneuro.errors import InputError
 from jaxneuro.models.densenet import DenseNet
+from jaxneuro.models.masked import MaskedAutoencoder, SimMIM
+from jaxneuro.models.nit import MiNiT, NiT
+from jaxneuro.models.swin import Swin
+from jaxneuro.models.vit import ViT
 
-# Name -> (module class, what the preset sets). Every class takes num_outputs, input_size and in_channels.
-MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "densenet121": (DenseNet, {"block_sizes": (6, 12, 24, 16), "growth_rate": 32, "stem_features": 64}),
-    "densenet121_testing": (DenseNet, {"block_sizes": (2, 1, 1, 1), "growth_rate": 4, "stem_features": 8}),
-    "tiny_densenet": (DenseNet, {"block_sizes": (6, 12, 16), "growth_rate": 16, "stem_features": 64}),
-    "tiny_densenet_testing": (DenseNet, {"block_sizes": (2, 1, 1), "growth_rate": 4, "stem_features": 8}),
+
+class Preset(NamedTuple):
+    """What a name stands for: a class and what is set; for a decoder, the backbone that it is put on, too."""
+
+    builder: type[nn.Module]
+    settings: Mapping[str, Any] = MappingProxyType({})
+    encoder: str = ""
+
+
+_VIT_768, _VIT_LARGE, _VIT_HUGE = ({"width": w, "heads": h} for w, h in ((768, 12), (1024, 16), (1280, 16)))
+_VIT_TESTING = {"width": 24, "heads": 4, "depth": 2, "patch_size": (8, 8, 8)}
+_DECODER_TESTING = {"decoder_width": 12, "decoder_depth": 1, "decoder_heads": 2}
+_NIT_TESTING = {"width": 16, "depth": 2, "heads": 2, "head_width": 8, "mlp_hidden": 20}
+_SWIN_TESTING = {"embed": 12, "depths": (2, 2), "heads": (2, 4), "window": (4, 3, 3)}
+
+#: Every backbone by name.
+MODELS: dict[str, Preset] = {
+    "densenet121": Preset(DenseNet, {"block_sizes": (6, 12, 24, 16), "growth_rate": 32, "stem_features": 64}),
+    "densenet121_testing": Preset(DenseNet, {"block_sizes": (2, 1, 1, 1), "growth_rate": 4, "stem_features": 8}),
+    "tiny_densenet": Preset(DenseNet, {"block_sizes": (6, 12, 16), "growth_rate": 16, "stem_features": 64}),
+    "tiny_densenet_testing": Preset(DenseNet, {"block_sizes": (2, 1, 1), "growth_rate": 4, "stem_features": 8}),
+    "swin_t": Preset(Swin),
+    "swin_s": Preset(Swin, {"depths": (2, 2, 18, 2)}),
+    "swin_b": Preset(Swin, {"depths": (2, 2, 18, 2), "embed": 128, "heads": (4, 8, 16, 32)}),
+    "swin_t_testing": Preset(Swin, _SWIN_TESTING),
+    "swin_t_simmim": Preset(SimMIM, encoder="swin_t"),
+    "swin_s_simmim": Preset(SimMIM, encoder="swin_s"),
+    "swin_b_simmim": Preset(SimMIM, encoder="swin_b"),
+    "swin_t_simmim_testing": Preset(SimMIM, encoder="swin_t_testing"),
+    "vit_b16": Preset(ViT, {"width": 300, "heads": 12, "depth": 6}),
+    "vit_b16_w768": Preset(ViT, {**_VIT_768, "depth": 6}),
+    "vit_b16_l12": Preset(ViT, {**_VIT_768, "depth": 12}),
+    "vit_l16": Preset(ViT, {**_VIT_LARGE, "depth": 24}),
+    "vit_h16": Preset(ViT, {**_VIT_HUGE, "depth": 32}),
+    "vit_b16_testing": Preset(ViT, _VIT_TESTING),
+    "vit_b16_mae": Preset(MaskedAutoencoder, encoder="vit_b16"),
+    "vit_b16_w768_mae": Preset(MaskedAutoencoder, {"decoder_width": 384}, encoder="vit_b16_w768"),
+    "vit_b16_l12_mae": Preset(MaskedAutoencoder, {"decoder_width": 384}, encoder="vit_b16_l12"),
+    "vit_l16_mae": Preset(MaskedAutoencoder, {"decoder_width": 384}, encoder="vit_l16"),
+    "vit_h16_mae": Preset(MaskedAutoencoder, {"decoder_width": 384}, encoder="vit_h16"),
+    "vit_b16_mae_testing": Preset(MaskedAutoencoder, _DECODER_TESTING, encoder="vit_b16_testing"),
+    "vit_b16_simmim": Preset(SimMIM, encoder="vit_b16"),
+    "vit_b16_w768_simmim": Preset(SimMIM, encoder="vit_b16_w768"),
+    "vit_b16_l12_simmim": Preset(SimMIM, encoder="vit_b16_l12"),
+    "vit_l16_simmim": Preset(SimMIM, encoder="vit_l16"),
+    "vit_h16_simmim": Preset(SimMIM, encoder="vit_h16"),
+    "vit_b16_simmim_testing": Preset(SimMIM, encoder="vit_b16_testing"),
+    "nit": Preset(NiT),
+    "nit_testing": Preset(NiT, _NIT_TESTING),
+    "minit": Preset(MiNiT),
+    "minit_b20": Preset(MiNiT, {"block_size": (20, 20, 20), "patch_size": (5, 5, 5)}),
+    "minit_testing": Preset(MiNiT, {**_NIT_TESTING, "depth": 3}),
 }
 
 
 def build(name: str, **keywords: Any) -> nn.Module:
-    """Build the backbone `name`; keywords win over its preset.
+    """Build the model `name`; keywords win over its preset.
 
-    Every model takes num_outputs, input_size (depth, height, width in voxels), in_channels and dtype (of
-    the computation; parameters and outputs stay float32). Raises InputError for an unknown name or keyword,
-    listing the known ones, and for an input_size that is too small, saying which size works.
+    Every model takes input_size (depth, height, width in voxels), in_channels and dtype (of the computation;
+    parameters and outputs stay float32); every one but those with a decoder, which take their backbone's keywords
+    too, num_outputs. Raises InputError for an unknown name or keyword, listing the known ones, for a keyword of
+    another kind, and for an input_size that the model cannot serve, saying which it can.
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: known are {', '.join(sorted(MODELS))}")
-    builder, preset = MODELS[name]
-    known = [field.name for field in dataclasses.fields(builder) if field.name not in ("parent", "name")]
-    unknown = [keyword for keyword in keywords if keyword not in known]
-    if unknown:
+    builder, preset, encoder = MODELS[name]
+    own = _defaults(builder)
+    inner = {k: v for k, v in _defaults(MODELS[encoder].builder).items() if k != "num_outputs"} if encoder else {}
+    known = {**inner, **own}
+    known.pop("encoder", None)
+    if unknown := [keyword for keyword in keywords if keyword not in known]:
         raise InputError(f"unknown keyword {', '.join(unknown)} for {name!r}: known are {', '.join(known)}")
-    defaults = {field.name: field.default for field in dataclasses.fields(builder)}
     for keyword, value in keywords.items():
-        if not _fits(value, preset.get(keyword, defaults[keyword])):
-            expected = preset.get(keyword, defaults[keyword])
-            raise InputError(f"{name}: found {keyword}={value!r}; expected something like {expected!r}")
+        example = preset.get(keyword, known[keyword])
+        if not _fits(value, example):
+            raise InputError(f"{name}: found {keyword}={value!r}; expected something like {example!r}")
+    keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()}
+    if encoder:
+        within = {k: keywords.pop(k) for k in list(keywords) if k in inner}
+        keywords["encoder"] = build(encoder, **within).copy(num_outputs=0)
     return builder(**{**preset, **keywords})
+
+
+def _defaults(builder: type[nn.Module]) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(builder) if field.name not in ("parent", "name")}
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -52,9 +114,11 @@ def _fits(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def inputs(model: nn.Module, batch_size: int = 1) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Return shapes and dtypes of what a model takes before `train`: the volumes [b, d, h, w, c]."""
-    return (jax.ShapeDtypeStruct((batch_size, *model.input_size, model.in_channels), jnp.float32),)
+def inputs(model: Any, batch_size: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes and dtypes of what a model takes beside `train`: volumes x [b, d, h, w, c], and masks if any."""
+    backbone = getattr(model, "encoder", model)
+    x = jax.ShapeDtypeStruct((batch_size, *backbone.input_size, backbone.in_channels), jnp.float32)
+    return {"x": x, **(model.more_inputs(batch_size) if hasattr(model, "more_inputs") else {})}
 
 
-__all__ = ["MODELS", "build", "inputs"]
+__all__ = ["MODELS", "Preset", "build", "inputs"]

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 
 from jaxneuro.models.convolution import accelerator_forms
 
@@ -38,24 +39,24 @@ class Cost:
         return Cost(self.parameters + other.parameters, self.flops + other.flops, self.kept + other.kept)
 
 
-def by_module(model: nn.Module, *inputs: jax.ShapeDtypeStruct, depth: int = 1) -> dict[Path, Cost]:
+def by_module(model: nn.Module, inputs: dict[str, jax.ShapeDtypeStruct], *, depth: int = 1) -> dict[Path, Cost]:
     """Return the cost of each module of a model, in the order in which they run; their sum is that of the model.
 
     Args:
       model: the network.
-      inputs: shape and dtype of the volumes [b, d, h, w, c], and of whatever else it takes before `train`.
+      inputs: shapes and dtypes of what it takes beside `train`, as from `models.inputs`.
       depth: how many levels of modules are told apart; what lies outside of any is under ().
     """
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    variables = nn.meta.unbox(jax.eval_shape(lambda *x: model.init(keys, *x, train=False), *inputs))
+    variables = nn.meta.unbox(jax.eval_shape(lambda x: model.init(keys, **x, train=False), inputs))
 
-    def forward(variables: Any, *x: Any) -> Any:
-        return model.apply(variables, *x, train=False)
+    def forward(variables: Any, x: Any) -> Any:
+        return model.apply(variables, **x, train=False)
 
-    def kept(variables: Any, *x: Any) -> list[Any]:
+    def kept(variables: Any, x: Any) -> list[Any]:
         def loss(params: Any) -> tuple[jax.Array, Any]:
             (outputs, _), updates = model.apply(
-                {**variables, "params": params}, *x, train=True, mutable=["batch_stats"], rngs=keys
+                {**variables, "params": params}, **x, train=True, mutable=["batch_stats"], rngs=keys
             )
             return jnp.sum(outputs), updates
 
@@ -63,8 +64,8 @@ def by_module(model: nn.Module, *inputs: jax.ShapeDtypeStruct, depth: int = 1) -
         return jax.tree.leaves(backward)
 
     with accelerator_forms():
-        runs = jax.make_jaxpr(forward)(variables, *inputs).jaxpr
-        saves = jax.make_jaxpr(kept)(variables, *inputs).jaxpr
+        runs = jax.make_jaxpr(forward)(variables, inputs).jaxpr
+        saves = jax.make_jaxpr(kept)(variables, inputs).jaxpr
     costs: dict[Path, Cost] = {_path(eqn)[:depth]: Cost() for eqn in runs.eqns}
 
     def add(path: Path, cost: Cost) -> None:
@@ -76,7 +77,8 @@ def by_module(model: nn.Module, *inputs: jax.ShapeDtypeStruct, depth: int = 1) -
     for modules, flops in _flops(runs, ()):
         add(modules, Cost(flops=flops))
     made_by = {out: _path(eqn) for eqn in saves.eqns for out in eqn.outvars}
-    for out in dict.fromkeys(v for v in saves.outvars if v in made_by):  # parameters and volumes are there anyway
+    variables_out = (v for v in saves.outvars if not isinstance(v, Literal))
+    for out in dict.fromkeys(v for v in variables_out if v in made_by):  # parameters and volumes are there anyway
         add(made_by[out], Cost(kept=out.aval.size * out.aval.dtype.itemsize))
     return {path: cost for path, cost in costs.items() if cost != Cost()}
 

@@ -1,5 +1,6 @@
-"""The parts that every transformer here is built from: patches, attention, feed-forward layer, pre-norm block."""
+"""The parts that every transformer here is built from: windows, patches, attention, feed-forward layer, block."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,22 @@ import jax.numpy as jnp
 
 from jaxneuro.models import layers
 from jaxneuro.models.convolution import Triple
+
+
+def to_windows(x: Any, window: Triple, xp: Any = jnp) -> Any:
+    """Cut x [b, d, h, w, c] into windows [b, windows, tokens, c]."""
+    b, c = x.shape[0], x.shape[-1]
+    split = [n for size, w in zip(x.shape[1:4], window, strict=True) for n in (size // w, w)]
+    x = xp.transpose(xp.reshape(x, (b, *split, c)), (0, 1, 3, 5, 2, 4, 6, 7))
+    return xp.reshape(x, (b, split[0] * split[2] * split[4], math.prod(window), c))
+
+
+def from_windows(x: jax.Array, window: Triple, grid: Triple) -> jax.Array:
+    """Join windows [b, windows, tokens, c] into [b, d, h, w, c]."""
+    b, c = x.shape[0], x.shape[-1]
+    d, h, w = (n // k for n, k in zip(grid, window, strict=True))
+    x = x.reshape(b, d, h, w, *window, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(b, *grid, c)
 
 
 class PatchEmbed(nn.Module):

@@ -10,7 +10,7 @@ from jaxneuro.models import cost, layers
 
 
 def shape(*size):
-    return jax.ShapeDtypeStruct(size, jnp.float32)
+    return {"x": jax.ShapeDtypeStruct(size, jnp.float32)}
 
 
 class Small(nn.Module):
