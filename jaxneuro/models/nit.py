@@ -153,7 +153,7 @@ class MiNiT(nn.Module):
     go through one Linear. Features: tokens [b, blocks, 1 + n, width] (class tokens first), map [b, d', h', w', width]
     of all patches of the volume, pooled [b, width], the mean of the class tokens. num_outputs 0 leaves out the head and
     gives `pooled`. `layer_drop` 0.25 is what the published weights need (`Encoder`). Raises InputError for a size that
-    the block does not divide. Source: Singla et al. 2022.
+    the block does not divide, or a block that the patch does not. Source: Singla et al. 2022.
     """
 
     num_outputs: int = 1
@@ -173,8 +173,8 @@ class MiNiT(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        self.blocks()
         self.grid()
+        self.blocks()
         if not 0 <= self.layer_drop < 1:
             raise InputError(f"MiNiT: found layer_drop {self.layer_drop}; expected at least 0 and less than 1")
         super().__post_init__()
@@ -185,7 +185,14 @@ class MiNiT(nn.Module):
 
     def grid(self) -> Triple:
         """Return how many patches lie along each axis of a block."""
-        return grid_of("MiNiT's block_size as", self.block_size, self.patch_size)
+        block, patch = tuple(self.block_size), tuple(self.patch_size)
+        if len(block) != 3 or len(patch) != 3 or min(block + patch) < 1 or any(map(int.__mod__, block, patch)):
+            sides = [k for k in range(1, min(block, default=0) + 1) if math.gcd(*block) % k == 0]
+            raise InputError(
+                f"MiNiT: found patch_size {patch} in block_size {block}; expected a patch that divides the block along "
+                f"each of three axes; take {f'a cube of side {sides}' if sides else 'block_size (16, 16, 16)'}"
+            )
+        return block[0] // patch[0], block[1] // patch[1], block[2] // patch[2]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -2,7 +2,8 @@
 
 There is no package to compare with, so this says in torch what Singla et al. (2022) describe, layer by layer: pre-norm
 blocks, queries, keys and values without biases, a head on the class token. Loops over blocks and heads instead of
-clever reshapes, so that it shares no idea with what it checks.
+clever reshapes, so that it shares no idea with what it checks. Dropout stands where it is published, at rate zero: a
+test that wants it hooks in.
 """
 
 import math
@@ -88,6 +89,12 @@ class Transformer(nn.Module):
         return x
 
 
+def cells(image_size, size):
+    """Count cubes of `size` in an image: of one side, or of three."""
+    sides = (image_size,) * 3 if isinstance(image_size, int) else image_size
+    return math.prod(side // size for side in sides)
+
+
 def patches(x, size):
     """Cut volumes (b, c, d, h, w) into (b, patches, size * size * size * c), channel last, by loops."""
     cut = []
@@ -103,17 +110,18 @@ class _ViT(nn.Module):
     def __init__(self, image_size, patch_size, num_classes, dim, depth, heads, dim_head, mlp_dim, channels, drophead):
         super().__init__()
         self.patch = patch_size
-        count = (image_size // patch_size) ** 3
+        count = cells(image_size, patch_size)
         self.to_patch_embedding = nn.Sequential(nn.Identity(), nn.Linear(channels * patch_size**3, dim))
         self.pos_embedding = nn.Parameter(torch.randn(1, count + 1, dim))
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.transformer = Transformer(dim, depth, heads, dim_head, mlp_dim, 0.0, drophead)
+        self.dropout = nn.Dropout(0.0)
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(self, x, block_embedding):
         x = self.to_patch_embedding(patches(x, self.patch))
         x = torch.cat([self.cls_token.expand(len(x), 1, -1), x], dim=1) + self.pos_embedding + block_embedding
-        return self.mlp_head(self.transformer(x)[:, 0])
+        return self.mlp_head(self.transformer(self.dropout(x))[:, 0])
 
 
 class MINiT(nn.Module):
@@ -135,7 +143,7 @@ class MINiT(nn.Module):
     ):
         super().__init__()
         self.block = block_size
-        blocks, tokens = (image_size // block_size) ** 3, (block_size // patch_size) ** 3 + 1
+        blocks, tokens = cells(image_size, block_size), cells(block_size, patch_size) + 1
         self.block_embeddings = nn.Parameter(torch.randn(blocks, tokens, dim))
         self.vit = _ViT(block_size, patch_size, num_classes, dim, depth, heads, dim_head, mlp_dim, channels, drophead)
         self.linear = nn.Linear(blocks * num_classes, num_classes)
@@ -157,16 +165,17 @@ class NiT(nn.Module):
     def __init__(self, image_size, patch_size, num_classes, dim, depth, heads, dim_head, mlp_dim, channels=1):
         super().__init__()
         self.patch = patch_size
-        count = (image_size // patch_size) ** 3
+        count = cells(image_size, patch_size)
         self.pos_embedding = nn.Parameter(torch.randn(1, count + 1, dim))
         self.patch_to_embedding = nn.Linear(channels * patch_size**3, dim)
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.distill_token = nn.Parameter(torch.randn(1, 1, dim))
         self.transformer = Transformer(dim, depth, heads, dim_head, mlp_dim, 0.0)
+        self.dropout = nn.Dropout(0.0)
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
         self.distill = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(self, x):
         x = self.patch_to_embedding(patches(x, self.patch))
         x = torch.cat([self.cls_token.expand(len(x), 1, -1), x], dim=1) + self.pos_embedding
-        return self.mlp_head(self.transformer(x)[:, 0])
+        return self.mlp_head(self.transformer(self.dropout(x))[:, 0])
