@@ -18,6 +18,9 @@ from typing import Any
 from jaxneuro import __version__, terminal
 from jaxneuro.errors import InputError
 
+_EXTRAS = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report", "torch": "torch"}
+_LAYOUTS = "torchvision, video_swin, mmaction2 (Swin); monai, yaware (DenseNet); minit (MiNiT, NiT); monai, mae (ViT)"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 for an error that the line explains, 130 when interrupted.
@@ -40,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; free some space and run the same command again" if e.errno == errno.ENOSPC else ""
         return _fail(f"{where}: {e.strerror or e}{hint}")
     except ModuleNotFoundError as e:
-        extra = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report"}.get(
-            e.name or ""
-        )
+        extra = _EXTRAS.get(e.name or "")
         if extra is None:
             raise
         return _fail(f"found no package {e.name}; expected the extra: pip install 'jaxneuro[{extra}]'")
@@ -115,6 +116,36 @@ def _parser() -> argparse.ArgumentParser:
     _settings(model)
     p.set_defaults(run=_info)
 
+    p = verbs.add_parser("convert", help="a published torch checkpoint to weights of ours, every tensor accounted for")
+    p.add_argument(
+        "source", type=Path, metavar="SRC", help=".safetensors, or .pth/.pt (read without executing anything)"
+    )
+    p.add_argument("--model", required=True, help="a model's name, as in jaxneuro info")
+    p.add_argument("--source", dest="layout", required=True, metavar="LAYOUT", help=f"one of {_LAYOUTS}")
+    p.add_argument("--out", type=Path, help="folder to make (not needed with --dry-run)")
+    p.add_argument("--input-size", type=_triple, default=(80, 80, 80), help="depth,height,width (default: 80,80,80)")
+    p.add_argument("--in-channels", type=_positive, default=1)
+    p.add_argument("--num-outputs", type=_count, help="of the head; 0 for none (default: the model's own)")
+    _settings(p)
+    p.add_argument("--head", choices=("keep", "fresh"), default="keep", help="keep the head, or begin a new one")
+    p.add_argument("--fresh", action="append", default=[], metavar="REGEX", help="our paths that begin afresh; repeat")
+    p.add_argument("--ignore", action="append", default=[], metavar="REGEX", help="tensors to leave out; repeat")
+    p.add_argument("--channels", choices=("sum", "mean", "fresh"), help="how several channels become one")
+    p.add_argument("--resample", action="store_true", help="tables of relative biases or positions to another size")
+    p.add_argument("--source-size", type=_triple, help="what those tables were made for: window, or grid of patches")
+    p.add_argument("--inflate-time", action="store_true", help="stretch the patch kernel along time, say 2 to 4")
+    p.add_argument("--allow-half", action="store_true", help="widen float16 and bfloat16 weights")
+    p.add_argument("--seed", type=int, default=0, help="of what begins afresh")
+    p.add_argument("--dry-run", action="store_true", help="print what would become of every tensor; write nothing")
+    p.set_defaults(run=_convert)
+
+    p = verbs.add_parser("export", help="a run or converted weights to safetensors, torch or StableHLO, with a card")
+    p.add_argument("workdir", type=Path, metavar="SOURCE", help="folder of a run, or one that convert made")
+    p.add_argument("--format", required=True, choices=("safetensors", "torch", "stablehlo"))
+    p.add_argument("--layout", help=f"names and shapes of the tensors: jaxneuro (default), {_LAYOUTS}")
+    p.add_argument("--out", type=Path, required=True, help="folder to make")
+    p.set_defaults(run=_export)
+
     p = verbs.add_parser("report", help="one HTML page about one or more evaluated runs")
     p.add_argument("workdirs", type=Path, nargs="+", help="folders of runs")
     p.add_argument("--out", type=Path, required=True, help="file to write")
@@ -127,6 +158,18 @@ def _parser() -> argparse.ArgumentParser:
     _workers(p)
     p.set_defaults(run=_demo)
     return parser
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _triple(text: str) -> tuple[int, int, int]:
+    try:
+        d, h, w = (_positive(v.strip()) for v in text.split(","))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected three numbers such as 80,80,80") from e
+    return d, h, w
 
 
 def _positive(text: str) -> int:
@@ -255,6 +298,47 @@ def _info(args: argparse.Namespace, _: Sequence[str]) -> None:
             depth=args.depth,
             settings=dict(args.set),
         )
+
+
+def _convert(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.interop import Adaptation, convert, tables
+
+    if args.out is None and not args.dry_run:
+        raise InputError("--out: found none; expected a folder to make, or --dry-run")
+    settings = {"input_size": args.input_size, "in_channels": args.in_channels, **dict(args.set)}
+    if args.num_outputs is not None:
+        settings["num_outputs"] = args.num_outputs
+    fresh = [*args.fresh, *(["^params/head/"] if args.head == "fresh" else [])]
+    if args.channels == "fresh":
+        fresh.append("patch_embed/proj/kernel$|^params/conv0/kernel$")
+    rows, notes = convert.convert(
+        args.source,
+        args.layout,
+        args.model,
+        settings,
+        out=None if args.dry_run else args.out,
+        adaptation=Adaptation(
+            channels=None if args.channels == "fresh" else args.channels,
+            resample=args.resample,
+            inflate=args.inflate_time,
+            source_size=args.source_size,
+        ),
+        fresh=fresh,
+        ignore=args.ignore,
+        allow_half=args.allow_half,
+        seed=args.seed,
+    )
+    for note in notes:
+        terminal.say(f"{args.source}: {note}")
+    terminal.say(tables.every(rows) if args.dry_run else tables.changes(rows))
+    terminal.say(tables.counts(rows) + ("; nothing was written" if args.dry_run else f": {args.out}"))
+
+
+def _export(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro import export
+
+    card = export.export(args.workdir, args.format, args.out, layout=args.layout)
+    terminal.say(f"{args.out}: {card['file']}, {export.folder.CARD} (SHA-256 {card['sha256'][:12]}...)")
 
 
 def _report(args: argparse.Namespace, _: Sequence[str]) -> None:

@@ -27,8 +27,10 @@ MAY = {
     "evaluation": {"augment", "manifest", "records", "splits", "tasks", "training"},
     "configuration": set(),
     "info": {"models", "records"},
+    "interop": {"models", "records"},
+    "export": {"augment", "evaluation", "interop", "models", "records", "training"},
     "study": {"configuration", "evaluation", "prepare", "records", "training"},
-    "cli": {"configuration", "evaluation", "info", "manifest", "prepare", "study", "training"},
+    "cli": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
 }
 OPEN = {"errors", "terminal", "__init__"}
 #: Files that worker processes import: they must start fast and need no device.

@@ -71,7 +71,7 @@ def evaluate(
 
     # Whatever mesh it was trained on: every device here takes a share of each batch.
     mesh = sharding.make_mesh({"data": -1})
-    step, weights, chosen = _best(parts, workdir, mesh)
+    step, weights, chosen = best(parts, workdir, mesh)
     normalise = augment.normaliser(config.data.normalise)
     predict = steps.predict_step(parts.model.apply, parts.objective, normalise=normalise, mesh=mesh)
     reading = loop.how_to_read(config, mesh)
@@ -200,7 +200,12 @@ def _folder_name(dataset: records.Dataset) -> str:
     return f"evaluation-{dataset.path.name}-{dataset.card['manifest_sha256'][:6]}"
 
 
-def _best(parts: experiment.Experiment, workdir: Path, mesh: Any) -> tuple[int, Any, dict[str, float]]:
+def best(parts: experiment.Experiment, workdir: Path, mesh: Any) -> tuple[int, Any, dict[str, float]]:
+    """Return step, weights and validation metrics of a run's best checkpoint, on a mesh.
+
+    Raises:
+      InputError: there is none.
+    """
     optimizer, _ = optim.build(name="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0, total_steps=1)
     boxed = state.abstract(parts.model, optimizer, (1, *parts.dataset.shape))
     where = sharding.shardings(mesh, boxed)

@@ -1,5 +1,8 @@
-"""Weights in and out: torch checkpoints in their published layouts, our folders, StableHLO."""
+"""Weights in and out: torch checkpoints in their published layouts, and our own folders."""
 
-from jaxneuro.interop.weights import abstract, convert, from_torch, to_torch
+from jaxneuro.interop.adapt import Adaptation
+from jaxneuro.interop.folder import load
+from jaxneuro.interop.layouts import LAYOUTS
+from jaxneuro.interop.weights import Row, abstract, from_torch, to_torch
 
-__all__ = ["abstract", "convert", "from_torch", "to_torch"]
+__all__ = ["LAYOUTS", "Adaptation", "Row", "abstract", "from_torch", "load", "to_torch"]

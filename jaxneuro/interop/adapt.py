@@ -46,8 +46,8 @@ def adapt(
       InputError: it cannot be, or only on request; says which flag requests it.
     """
     wrong = f"found shape {list(value.shape)}; expected {list(transform.their_shape(shape))}"
-    if path.endswith("patch_embed/proj/kernel"):
-        return _patch(value, shape, may, wrong)
+    if path.endswith(("patch_embed/proj/kernel", "params/conv0/kernel")):
+        return _kernel(value, shape, may, wrong)
     if path.endswith("relative_bias/table"):
         return _relative(value, shape, model.window, may, wrong)
     if path.endswith("positions") and value.ndim == 3 and value.shape[-1] == shape[-1]:
@@ -79,8 +79,8 @@ def resize(table: np.ndarray, sizes: tuple[int, ...], *, corners: bool) -> np.nd
     return found.astype(table.dtype)
 
 
-def _patch(value: np.ndarray, shape: Shape, may: Adaptation, wrong: str) -> tuple[np.ndarray, str]:
-    """Adapt a patch kernel, Conv3d [out, in, d, h, w] or Linear [out, d * h * w * in], to [d, h, w, in, out]."""
+def _kernel(value: np.ndarray, shape: Shape, may: Adaptation, wrong: str) -> tuple[np.ndarray, str]:
+    """Adapt a first kernel, Conv3d [out, in, d, h, w] or Linear [out, d * h * w * in], to [d, h, w, in, out]."""
     *patch, channels, width = shape
     hows = []
     if value.ndim == 2 and value.shape[0] == width and value.shape[1] % math.prod(patch) == 0:

@@ -39,6 +39,7 @@ class Layout:
       unused: tensors that no computation uses, and that go back bit for bit: the end of their names -> (the end of the
         name that each stands beside, its values in a fresh network: from the array beside).
       computed: torch's buffers that follow from the model's settings.
+      settings: keywords of the model that its networks compute with and no weight shows.
       wrap: how a published file wraps the tensors.
       fold: our leaves before they go out, where the layout cannot hold them as they are.
     """
@@ -47,6 +48,7 @@ class Layout:
     head: str
     unused: Unused = field(default_factory=dict)
     computed: dict[str, np.ndarray] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     wrap: Callable[[dict[str, Any]], dict[str, Any]] = _unwrapped
     fold: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda leaves: leaves
 
@@ -130,11 +132,20 @@ def _swin(model: Any, *, block: str, merge: str, norm: str, head: str, mlp: tupl
         **_norm("norm", norm),
         **_dense("head/out", head),
     }
+
+    def fold(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if model.bias_index != "published" and model.clips():
+            raise InputError(
+                f"found bias_index '{model.bias_index}' where {model.input_size} clips windows; expected 'published', "
+                "for torch's networks compute so; these weights would give other results there"
+            )
+        return leaves
+
     # Every block has the index of the whole window, whatever it uses of it.
     whole = relative_index(model.window, model.window, "geometric").astype(np.int64)
     blocks = [(s, i) for s, depth in enumerate(model.depths) for i in range(depth)]
     computed = {f"{block.format(s=s, i=i, s_even=2 * s)}.attn.relative_position_index": whole for s, i in blocks}
-    return Layout(names, re.escape(head) + r"\..*", computed=computed, wrap=wrap)
+    return Layout(names, re.escape(head) + r"\..*", computed=computed, wrap=wrap, fold=fold)
 
 
 def _torchvision_swin(model: Any) -> Layout:
@@ -252,7 +263,13 @@ _MONAI_UNUSED: Unused = {
 def _monai_vit(model: Any) -> Layout:
     names = _monai_encoder("", model.class_token)
     names |= {**_norm("norm", "norm"), **_dense("head/out", "classification_head")}
-    return Layout(names, r"classification_head\..*", unused=_MONAI_UNUSED, fold=_fold_class_position("params/"))
+    return Layout(
+        names,
+        r"classification_head\..*",
+        unused=_MONAI_UNUSED,
+        settings={"epsilon": 1e-5},
+        fold=_fold_class_position("params/"),
+    )
 
 
 def _monai_encoder(ours: str, class_token: bool) -> Names:
@@ -290,7 +307,7 @@ def _monai_mae(model: Any) -> Layout:
             )
         return _fold_class_position("params/encoder/")(leaves)
 
-    return Layout(names, r"decoder_.*", unused=_MONAI_UNUSED, fold=fold)
+    return Layout(names, r"decoder_.*", unused=_MONAI_UNUSED, settings={"epsilon": 1e-5}, fold=fold)
 
 
 def _fold_class_position(prefix: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
@@ -340,7 +357,7 @@ def _mae(model: Any) -> Layout:
         **_norm("decoder/norm", "decoder_norm"),
         **_dense("decoder/pred", "decoder_pred"),
     }
-    return Layout(names, r"decoder_.*", wrap=_in_model)
+    return Layout(names, r"decoder_.*", settings={"epsilon": 1e-6}, wrap=_in_model)
 
 
 #: Layout -> kind of model (its class) -> the layout of such a model.

@@ -88,6 +88,7 @@ def convert(
       InputError: whatever does not fit, all in one message.
     """
     names, adaptation = layout(model, source), adaptation or Adaptation()
+    check_settings(model, names, source)
     target = abstract(model)
     rows: list[Row] = []
     leaves: dict[str, np.ndarray] = {}
@@ -130,11 +131,11 @@ def convert(
         shown = faults if len(faults) <= 2 * _SHOWN else [*faults[: 2 * _SHOWN], f"and {len(faults) - 2 * _SHOWN} more"]
         raise InputError(f"layout '{source}', {kind}: " + "; ".join(shown) + _guess(tensors, source, len(leaves)))
     if begins:
-        drawn = _flat(jax.jit(lambda: _init(model, seed))())
+        drawn = flat(jax.jit(lambda: _init(model, seed))())
         for path in begins:
             leaves[path] = np.asarray(drawn[path])
             rows.append(Row("", (), path, target[path].shape, "fresh", f"initialised, seed {seed}"))
-    variables = _nested(leaves)
+    variables = nested(leaves)
     if unused:
         variables["unused"] = unused
     return variables, rows
@@ -149,7 +150,8 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any], target: str) -> dic
       InputError: the variables are not the model's, or the layout has no place for them.
     """
     names, wanted = layout(model, target), abstract(model)
-    leaves = {k: np.asarray(v) for k, v in _flat({k: v for k, v in variables.items() if k != "unused"}).items()}
+    check_settings(model, names, target)
+    leaves = {k: np.asarray(v) for k, v in flat({k: v for k, v in variables.items() if k != "unused"}).items()}
     if leaves.keys() != wanted.keys() or any(leaves[k].shape != wanted[k].shape for k in wanted):
         wrong = sorted(leaves.keys() ^ wanted.keys()) or [k for k in wanted if leaves[k].shape != wanted[k].shape]
         raise InputError(f"variables: found other leaves or shapes than the model's: {_list(wrong)}")
@@ -168,9 +170,24 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any], target: str) -> dic
     return found | names.computed | _unused(found, names, dict(variables.get("unused", {})))
 
 
+def check_settings(model: Any, names: Layout, source: str) -> None:
+    """Refuse a model that differs from the layout's networks in what no weight shows.
+
+    Raises:
+      InputError: names the keyword to set.
+    """
+    backbone = getattr(model, "encoder", model)
+    for keyword, value in names.settings.items():
+        if (found := getattr(backbone, keyword)) != value:
+            raise InputError(
+                f"layout '{source}': found {keyword} {found!r} in the model; expected {value!r}, with which all its "
+                f"networks compute and which no weight shows: --set {keyword}={value}"
+            )
+
+
 def abstract(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
     """Return our paths, "params/..." and "batch_stats/...", and shapes of a model's leaves; computes nothing."""
-    return _flat(nn.meta.unbox(jax.eval_shape(lambda: _init(model, 0))))
+    return flat(nn.meta.unbox(jax.eval_shape(lambda: _init(model, 0))))
 
 
 def _init(model: nn.Module, seed: int) -> Any:
@@ -178,11 +195,13 @@ def _init(model: nn.Module, seed: int) -> Any:
     return nn.meta.unbox(model.init(jax.random.key(seed), **inputs, train=False))
 
 
-def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+def flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves of variables by slash path."""
     return flatten_dict(dict(variables), sep="/")
 
 
-def _nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return variables from leaves by slash path; undoes `flat`."""
     variables = unflatten_dict(dict(leaves), sep="/")
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 

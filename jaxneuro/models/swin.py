@@ -206,11 +206,22 @@ class Swin(nn.Module):
         patch = self._moved_back(self.patch_size)
         return tuple(-(-n // p) for n, p in zip(self.input_size, patch, strict=True))  # type: ignore[return-value]
 
+    def clips(self) -> bool:
+        """Return whether a window is larger than the grid of tokens of its stage along an axis."""
+        time, height, width = self._moved_front(self.grid())
+        stages = range(len(self.depths))
+        grids = [(time, -(-height // 2**s), -(-width // 2**s)) for s in stages]
+        return any(n < w for grid in grids for n, w in zip(grid, self.window, strict=True))
+
     def stride(self) -> Triple:
         """Return how many voxels along each axis of the volume lie under a token of the last map."""
         time, height, width = self.patch_size
         merged = 2 ** (len(self.depths) - 1)
         return self._moved_back((time, height * merged, width * merged))
+
+    def _moved_front(self, sizes: Triple) -> Triple:
+        rest = list(sizes)
+        return (rest.pop(self.time_axis), *rest)  # type: ignore[return-value]
 
     def _moved_back(self, sizes: Triple) -> Triple:
         rest = list(sizes[1:])

@@ -1,0 +1,85 @@
+"""A published checkpoint to our own form, with a report of every tensor."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxneuro import models, records
+from jaxneuro.interop import files, folder, weights
+from jaxneuro.interop.adapt import Adaptation
+from jaxneuro.interop.weights import Row
+
+REPORT = "report.csv"
+
+
+def convert(
+    source: Path,
+    layout: str,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    out: Path | None,
+    adaptation: Adaptation | None = None,
+    fresh: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    allow_half: bool = False,
+    seed: int = 0,
+) -> tuple[list[Row], list[str]]:
+    """Read a checkpoint into a model and write it in our own form; returns what became of each tensor, and notes.
+
+    Args:
+      source: the file.
+      layout: its layout.
+      name: of the model.
+      settings: its keywords.
+      out: folder to make; None makes none.
+      adaptation: what may be adapted, and how.
+      fresh: patterns of our paths that begin afresh.
+      ignore: patterns of torch's names to leave out.
+      allow_half: widen half-precision weights.
+      seed: of what begins afresh.
+
+    Raises:
+      InputError: the file, its layout and the model do not go together; nothing is written.
+      CorruptDataError: a weight is NaN or infinite.
+    """
+    model = models.build(name, **settings)
+    tensors, notes = files.read(source, allow_half=allow_half)
+    try:
+        variables, rows = weights.convert(
+            model, tensors, layout, adaptation=adaptation, fresh=fresh, ignore=ignore, seed=seed
+        )
+    except ValueError as e:
+        raise type(e)(f"{source}: {e}") from e
+    if out is None:
+        return rows, notes
+    card = {
+        "model": {"name": name, "settings": dict(settings)},
+        "layout": "jaxneuro",
+        "source": {"file": Path(source).name, "sha256": records.file_sha256(Path(source)), "layout": layout},
+        "notes": notes,
+        "tensors": dict(Counter(row.what for row in rows)),
+        "adapted": {row.ours: row.how for row in rows if row.what == "adapted"},
+        "fresh": [row.ours for row in rows if row.what == "fresh"],
+        "input": "normalised volumes [batch, depth, height, width, channel]; the source says how to normalise",
+        "output": "the network's own",
+    }
+    with folder.new(out) as partial:
+        files.write_safetensors(partial / folder.WEIGHTS, folder.flat(variables))
+        write_report(partial / REPORT, rows)
+        folder.write(partial, folder.WEIGHTS, card)
+    return rows, notes
+
+
+def write_report(path: Path, rows: Sequence[Row]) -> None:
+    """Write one row a tensor or leaf."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["tensor", "its_shape", "leaf", "its_shape_here", "what", "how"])
+        for r in rows:
+            shapes = [" x ".join(map(str, s)) for s in (r.their_shape, r.our_shape)]
+            writer.writerow([r.theirs, shapes[0], r.ours, shapes[1], r.what, r.how])
