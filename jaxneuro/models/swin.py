@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxneuro.errors import InputError
 from jaxneuro.models import layers, transformer
@@ -45,8 +46,11 @@ def relative_index(window: Triple, used: Triple, rule: str) -> np.ndarray:
 
 
 @lru_cache
-def shift_mask(padded: Triple, window: Triple, shift: Triple) -> np.ndarray | None:
-    """Return [windows, 1, n, n]: -100 between tokens that the cyclic shift brought together, else 0; None unshifted."""
+def regions(padded: Triple, window: Triple, shift: Triple) -> np.ndarray | None:
+    """Return the region of each token of each window [windows, n] after a cyclic shift; None unshifted.
+
+    Tokens of one window in different regions were brought together by the shift alone.
+    """
     if not any(shift):
         return None
     region = np.zeros(padded, np.int32)
@@ -55,8 +59,14 @@ def shift_mask(padded: Triple, window: Triple, shift: Triple) -> np.ndarray | No
             place = np.arange(n)
             part = (place >= n - w).astype(np.int32) + (place >= n - s)
             region = region * 3 + part.reshape([-1 if a == axis else 1 for a in range(3)])
-    cut = np.asarray(transformer.to_windows(region[None, ..., None], window, np))[0, ..., 0]  # [windows, n]
-    return np.where(cut[:, None, :, None] == cut[:, None, None, :], 0.0, -100.0).astype(np.float32)
+    return np.asarray(transformer.to_windows(region[None, ..., None], window, np))[0, ..., 0]
+
+
+def shift_mask(region: np.ndarray) -> jax.Array:
+    """Return [windows, 1, n, n] from the regions [windows, n] of tokens: -100 between two regions, else 0."""
+    # Made in the program, behind a barrier: as a constant it is tens of megabytes for each of the first blocks.
+    region = lax.optimization_barrier(jnp.asarray(region))
+    return jnp.where(region[:, None, :, None] == region[:, None, None, :], 0.0, -100.0)
 
 
 class RelativeBias(nn.Module):
@@ -100,10 +110,10 @@ class SwinBlock(nn.Module):
         y = jnp.pad(y, [(0, 0), *((0, -n % w) for n, w in zip(grid, window, strict=True)), (0, 0)])
         padded: Triple = y.shape[1:4]  # type: ignore[assignment]
         bias = RelativeBias(self.num_heads, self.window, self.bias_index, name="relative_bias")(window)
-        mask = shift_mask(padded, window, shift)
-        if mask is not None:
+        region = regions(padded, window, shift)
+        if region is not None:
             y = jnp.roll(y, [-s for s in shift], (1, 2, 3))
-            bias = bias + mask
+            bias = bias + shift_mask(region)
         attention = transformer.Attention(self.num_heads, width // self.num_heads, dtype=self.dtype, name="attn")
         y = transformer.from_windows(attention(transformer.to_windows(y, window), train, bias), window, padded)
         if any(shift):
