@@ -99,6 +99,10 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
     import torch
 
+    with open(path, "rb") as file:
+        begins = file.read(16)
+    if begins and not begins.startswith((b"PK", b"\x80")):
+        raise InputError(f"{path}: begins with {begins!r}; expected a checkpoint that torch wrote; copy it again")
     try:
         # Published MAE files carry the arguments of their training, a plain record.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -165,7 +169,10 @@ def _checked(
 
 
 def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # torch gives advice first; what it found stands in a line of its own.
+    found = [line.partition("WeightsUnpickler error: ")[2] for line in lines if "WeightsUnpickler error" in line]
+    return (found or lines)[0].split(" Please use")[0][:160].rstrip(" .")
 
 
 def _list(names: list[str]) -> str:

@@ -342,9 +342,10 @@ def _in_model(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mae_vit(model: Any) -> Layout:
-    return Layout(
-        {**_mae_encoder(""), **_dense("head/out", "head")}, r"(head|decoder_\w+|mask_token)(\..*)?", wrap=_in_model
-    )
+    # A pre-trained file brings its decoder, which a fresh head replaces.
+    head = r"(head|decoder_\w+|mask_token)(\..*)?"
+    names = {**_mae_encoder(""), **_dense("head/out", "head")}
+    return Layout(names, head, settings={"epsilon": 1e-6}, wrap=_in_model)
 
 
 def _mae(model: Any) -> Layout:

@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxneuro import models
 from jaxneuro.errors import InputError
@@ -164,7 +163,7 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any], target: str) -> dic
             homeless.append(path)
             continue
         theirs, transform = place
-        found[theirs] = np.ascontiguousarray(transform.to_theirs(value))
+        found[theirs] = np.array(transform.to_theirs(value), order="C")  # one's own: torch wants to write
     if homeless:
         raise InputError(f"layout '{target}': has no place for {_list(homeless)}; choose another layout")
     return found | names.computed | _unused(found, names, dict(variables.get("unused", {})))
@@ -197,13 +196,19 @@ def _init(model: nn.Module, seed: int) -> Any:
 
 def flat(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the leaves of variables by slash path."""
-    return flatten_dict(dict(variables), sep="/")
+    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(dict(variables))}
 
 
 def nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return variables from leaves by slash path; undoes `flat`."""
-    variables = unflatten_dict(dict(leaves), sep="/")
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for path, leaf in leaves.items():
+        *modules, name = path.split("/")
+        place = variables
+        for module in modules:
+            place = place.setdefault(module, {})
+        place[name] = leaf
+    return variables
 
 
 def _sort_out(

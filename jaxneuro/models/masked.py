@@ -87,10 +87,10 @@ class MaskedAutoencoder(nn.Module):
     def __post_init__(self) -> None:
         if isinstance(self.encoder, ViT) and not self.encoder.class_token:
             raise InputError("MaskedAutoencoder: found class_token=False; expected an encoder with a class token")
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 6:
+        heads, width = self.decoder_heads, self.decoder_width
+        if heads < 1 or width < 1 or width % heads or width % 6:
             raise InputError(
-                f"MaskedAutoencoder: found decoder_width {self.decoder_width}; expected a multiple of 6 and of "
-                f"decoder_heads {self.decoder_heads}"
+                f"MaskedAutoencoder: found decoder_width {width}; expected a multiple of 6 and of decoder_heads {heads}"
             )
         super().__post_init__()
 

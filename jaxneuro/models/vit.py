@@ -20,14 +20,21 @@ def grid_of(kind: str, size: Triple, patch: Triple) -> Triple:
     """Return how many patches lie along each axis of a volume of `size`.
 
     Raises:
-      InputError: a patch does not divide an axis; names the nearest size that works.
+      InputError: a patch does not divide an axis, naming the nearest size that works, or is no patch.
     """
-    if len(size) != 3 or len(patch) != 3 or min(size) < 1 or min(patch) < 1 or any(map(int.__mod__, size, patch)):
-        near = tuple(max(round(n / p), 1) * p for n, p in zip(size, patch, strict=False))
+    if len(patch) != 3 or min(patch) < 1:
+        raise InputError(f"{kind}: found patches of {tuple(patch)} voxels; expected three sizes of 1 or more")
+    if len(size) != 3 or any(n < 1 or n % p for n, p in zip(size, patch, strict=True)):
+        near = tuple(max(round(n / p), 1) * p for n, p in zip((*size, *patch), patch, strict=False))
         raise InputError(
             f"{kind}: found input_size {tuple(size)}; expected three multiples of {tuple(patch)}, such as {near}"
         )
     return tuple(n // p for n, p in zip(size, patch, strict=True))  # type: ignore[return-value]
+
+
+def hidden_width(model: "ViT") -> int:
+    """Return the hidden width of a model's feed-forward layers."""
+    return int(model.mlp_ratio * model.width) if model.mlp_hidden is None else model.mlp_hidden
 
 
 def positions(module: nn.Module, kind: str, grid: Triple, width: int, class_token: bool) -> jax.Array:
@@ -53,10 +60,11 @@ class ViT(nn.Module):
 
     Features: block0.. and tokens [b, n, width] (after the last norm, class token first), map [b, d', h', w', width],
     pooled [b, width], which is the class token or, with `pool` "mean", the mean of the others. `positions` are
-    "learned" or "sincos" (fixed). `masked` = (mask [b, d', h', w'] of patches, 1 where hidden, token [width]) puts the
-    token in the place of hidden patches (SimMIM); `keep` [b, k], numbers of patches, encodes those alone (MAE; then
-    there is no map). num_outputs 0 leaves out the head and gives `pooled`. Raises InputError for a size that the patch
-    does not divide and for keywords that do not go together. Source: Dosovitskiy et al. 2021.
+    "learned" or "sincos" (fixed); `mlp_hidden` sets the hidden width of the feed-forward layers outright. `masked` =
+    (mask [b, d', h', w'] of patches, 1 where hidden, token [width]) puts the token in the place of hidden patches
+    (SimMIM); `keep` [b, k], numbers of patches, encodes those alone (MAE; then there is no map). num_outputs 0 leaves
+    out the head and gives `pooled`. Raises InputError for a size that the patch does not divide and for keywords that
+    do not go together. Source: Dosovitskiy et al. 2021.
     """
 
     num_outputs: int = 1
@@ -67,6 +75,7 @@ class ViT(nn.Module):
     depth: int = 6
     heads: int = 12
     mlp_ratio: float = 4.0
+    mlp_hidden: int | None = None
     qkv_bias: bool = True
     class_token: bool = True
     positions: str = "learned"
@@ -80,8 +89,13 @@ class ViT(nn.Module):
 
     def __post_init__(self) -> None:
         grid_of("ViT", self.input_size, self.patch_size)
-        if self.width % self.heads:
+        if self.heads < 1 or self.width < 1 or self.width % self.heads:
             raise InputError(f"ViT: found width {self.width} for {self.heads} heads; expected a multiple of the heads")
+        if not isinstance(hidden_width(self), int) or hidden_width(self) < 1:
+            raise InputError(
+                f"ViT: found mlp_hidden {self.mlp_hidden} and mlp_ratio {self.mlp_ratio} for width {self.width}; "
+                "expected a whole number, or a ratio, that gives a hidden layer of 1 or more"
+            )
         if self.positions not in POSITIONS or (self.positions == "sincos" and self.width % 6):
             raise InputError(
                 f"ViT: found positions '{self.positions}' for width {self.width}; expected learned, or sincos with a "
@@ -133,7 +147,7 @@ class ViT(nn.Module):
             x = features[f"block{i}"] = block(
                 self.heads,
                 self.width // self.heads,
-                int(self.mlp_ratio * self.width),
+                hidden_width(self),
                 qkv_bias=self.qkv_bias,
                 drop_rate=self.drop_rate,
                 drop_path=self.drop_path * i / max(self.depth - 1, 1),

@@ -1,0 +1,192 @@
+"""What a file may hold instead of weights: one line each, nothing written, nothing executed."""
+
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from jaxneuro import cli, interop, models
+from jaxneuro.interop import files
+from tests.models.every import abstract_init, random_variables
+
+torch = pytest.importorskip("torch", reason="the parity extra is not installed (Python 3.12 and later)")
+
+
+@pytest.fixture
+def tensors():
+    """The tensors of a small NiT, as torch's."""
+    model = models.build("nit_testing", input_size=(24, 24, 24))
+    found = interop.to_torch(model, random_variables(abstract_init(model)), "minit")
+    return {k: torch.from_numpy(v) for k, v in found.items()}
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Return the one line with which a file is refused."""
+
+    def run(path, *more, source="minit", model="nit_testing"):
+        arguments = ["convert", str(path), f"--model={model}", f"--source={source}", "--input-size=24,24,24"]
+        assert cli.main([*arguments, f"--out={tmp_path / 'out'}", *more]) == 1
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1, told
+        assert told.startswith("error: ")
+        assert not (tmp_path / "out").exists()
+        assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+        return told
+
+    return run
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save something with torch and return the path."""
+
+    def save(value):
+        torch.save(value, tmp_path / "x.pth")
+        return tmp_path / "x.pth"
+
+    return save
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_pickle_that_executes(form, tensors, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    path = tmp_path / "x.pth"
+    if form == "torch":
+        torch.save({"state_dict": tensors, "extra": Bomb()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"state_dict": Bomb()}))
+    told = refused(path)
+    assert "nothing in a file is executed" in told
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_files(share, tensors, refused, saved, tmp_path):
+    path = saved(tensors)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "expected a whole checkpoint" in refused(path)
+    path = tmp_path / "x.safetensors"
+    files.write_safetensors(path, {k: v.numpy() for k, v in tensors.items()})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "expected a whole file" in refused(path)
+
+
+def test_files_that_are_no_checkpoint(refused, saved, tmp_path):
+    (tmp_path / "x.pth").write_text("<html>Quota exceeded</html>")
+    assert "begins with b'<html>Quota" in refused(tmp_path / "x.pth")
+    (tmp_path / "x.safetensors").write_text("<html>Quota exceeded</html>")
+    assert "cannot be read as safetensors" in refused(tmp_path / "x.safetensors")
+    assert "found no file" in refused(tmp_path / "none.pth")
+    assert "found no file" in refused(tmp_path)
+    assert "found a list" in refused(saved([1, 2]))
+    assert "found a Tensor" in refused(saved(torch.zeros(3)))
+    assert "found no tensors" in refused(saved({"state_dict": {"epoch": 3}}))
+
+
+def test_another_architecture(tensors, refused, saved):
+    told = refused(saved(tensors), "--input-size=32,32,32", source="yaware", model="densenet121_testing")
+    assert "no tensor fits" in told
+    assert "transformer" in told
+    told = refused(saved(tensors), source="torchvision")
+    assert "layout 'torchvision': found a model of kind NiT; expected Swin; layouts of NiT: minit" in told
+    told = refused(saved(tensors), source="timm")
+    assert "expected one of mae, minit, mmaction2, monai" in told
+
+
+def test_missing_extra_and_reshaped_tensors_in_one_message(tensors, refused, saved):
+    del tensors["cls_token"]
+    tensors["vit.cls_token"] = torch.zeros(1, 1, 16)
+    tensors["pos_embedding"] = torch.zeros(1, 9, 16)
+    tensors["mlp_head.1.weight"] = torch.zeros(5, 16)
+    told = refused(saved(tensors))
+    assert "1 tensors have no place in the model: vit.cls_token [1, 1, 16]" in told
+    assert "1 tensors that the model needs are not there: cls_token (params/cls_token)" in told
+    assert "pos_embedding: found shape [1, 9, 16]; expected [1, 28, 16]" in told
+    assert "mlp_head.1.weight: found shape [5, 16]; expected [1, 16]; for a new head: --head fresh" in told
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_half_precision_is_refused_or_widened_as_asked(dtype, form, tensors, refused, saved, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    tensors = {k: v.to(getattr(torch, dtype)) if "mlp_head" in k else v for k, v in tensors.items()}
+    path = saved(tensors)
+    if form == "safetensors":
+        path = tmp_path / "x.safetensors"
+        save_file(tensors, path)
+    told = refused(path)
+    assert re.search(rf"found 4 tensors of {dtype} .*expected float32; .*--allow-half", told)
+    arguments = [str(path), "--model=nit_testing", "--source=minit", "--input-size=24,24,24", "--allow-half"]
+    assert cli.main(["convert", *arguments, f"--out={tmp_path / 'out'}"]) == 0
+    assert f"widened 4 tensors of {dtype} to float32" in capsys.readouterr().err
+    model, variables, _ = interop.load(tmp_path / "out")
+    back = interop.to_torch(model, variables, "minit")
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(back[name], value.float().numpy())
+
+
+def test_nan_and_infinity(tensors, refused, saved):
+    tensors["cls_token"][0, 0, 3] = float("nan")
+    tensors["pos_embedding"][0, 5, 1] = float("inf")
+    assert "found NaN or infinity in cls_token, pos_embedding" in refused(saved(tensors))
+
+
+def test_float64_and_numbers_that_are_none(tensors, refused, saved, tmp_path, capsys):
+    tensors["cls_token"] = tensors["cls_token"].to(torch.complex64)
+    assert "found cls_token (complex64); expected real numbers" in refused(saved(tensors))
+    tensors["cls_token"] = tensors["cls_token"].real.double()
+    arguments = [str(saved(tensors)), "--model=nit_testing", "--source=minit", "--input-size=24,24,24"]
+    assert cli.main(["convert", *arguments, "--dry-run"]) == 0
+    assert "rounded 1 tensors of float64 to float32" in capsys.readouterr().err
+
+
+def test_a_prefix_on_half_the_names(tensors, refused, saved):
+    half = {f"module.{k}" if i % 2 else k: v for i, (k, v) in enumerate(tensors.items())}
+    told = refused(saved({"model": half}))
+    assert "found the prefix 'module.' on 17 of 35 names" in told
+    assert "expected it on all or none" in told
+
+
+def test_a_dry_run_names_every_tensor_and_writes_nothing(tensors, saved, tmp_path, capsys):
+    arguments = ["convert", str(saved(tensors)), "--model=nit_testing", "--source=minit", "--input-size=24,24,24"]
+    assert cli.main([*arguments, "--dry-run", f"--out={tmp_path / 'out'}"]) == 0
+    told = capsys.readouterr().err
+    assert "35 copied; nothing was written" in told
+    assert not (tmp_path / "out").exists()
+    assert cli.main(arguments) == 1
+    assert "--out: found none" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_there_is_left_alone(tensors, saved, tmp_path, capsys):
+    arguments = ["convert", str(saved(tensors)), "--model=nit_testing", "--source=minit", "--input-size=24,24,24"]
+    (tmp_path / "out").mkdir()
+    assert cli.main([*arguments, f"--out={tmp_path / 'out'}"]) == 0  # an empty one will do
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert cli.main([*arguments, f"--out={tmp_path / 'out'}"]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_what_no_weight_shows_must_be_said(tensors):
+    model = models.build("vit_b16_testing", input_size=(16, 16, 16))
+    with pytest.raises(ValueError, match=r"found epsilon 1e-05 in the model; expected 1e-06, .*--set epsilon=1e-06"):
+        interop.to_torch(model, random_variables(abstract_init(model)), "mae")
+
+
+def test_geometric_biases_are_not_exported_where_they_differ():
+    small = models.build("swin_t_testing", input_size=(8, 16, 16), bias_index="geometric")
+    with pytest.raises(ValueError, match="clips windows; expected 'published'"):
+        interop.to_torch(small, random_variables(abstract_init(small)), "torchvision")
+    large = models.build("swin_t_testing", input_size=(16, 32, 32), bias_index="geometric")
+    interop.to_torch(large, random_variables(abstract_init(large)), "torchvision")
