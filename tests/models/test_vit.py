@@ -42,7 +42,7 @@ def test_count_with_the_hidden_width_set_outright(width, monai):
 
 def test_positions_begin_as_fixed_or_normal():
     def begin(kind):
-        model = models.build("vit_b16_testing", input_size=(32, 24, 40), positions=kind)
+        model = models.build("vit_b16_testing", input_size=(32, 24, 40), positions=kind, depth=0)
         init = jax.jit(partial(model.init, train=False))
         return meta.unbox(init(jax.random.key(0), jnp.zeros((1, 32, 24, 40, 1)))["params"]["positions"])
 
@@ -84,8 +84,11 @@ def test_all_patches_kept_in_any_order_is_no_mask(small):
     assert "map" not in shuffled
     np.testing.assert_array_equal(features["map"].reshape(2, 12, 24), features["tokens"][:, 1:])
     assert {name: f.shape for name, f in features.items()} == {
-        **{"block0": (2, 13, 24), "block1": (2, 13, 24), "tokens": (2, 13, 24)},
-        **{"map": (2, 2, 3, 2, 24), "pooled": (2, 24)},
+        "block0": (2, 13, 24),
+        "block1": (2, 13, 24),
+        "tokens": (2, 13, 24),
+        "map": (2, 2, 3, 2, 24),
+        "pooled": (2, 24),
     }
 
 

@@ -28,6 +28,7 @@ MAE = {"vit_b16": "vit_b16_mae", "vit_b16_testing": "vit_b16_mae_testing"}
 def vit(name, size, *, channels=1, outputs=1, qkv_bias=True, class_token=True, **keywords):
     """Return MONAI's ViT with random weights, ours, and those weights in ours."""
     settings = {"in_channels": channels, "img_size": size, "qkv_bias": qkv_bias, **PUBLISHED[name]}
+    settings["mlp_dim"] = keywords.get("mlp_hidden", settings["mlp_dim"])
     if class_token:
         settings |= {"classification": True, "num_classes": outputs, "post_activation": None}
     theirs = randomised(monai_nets.ViT(**settings))
@@ -108,6 +109,7 @@ def compare_mae(name, size, batch=1, **keywords):
         ((16, 24, 40), {"channels": 3, "outputs": 2}),
         ((24, 24, 24), {"qkv_bias": False}),
         ((24, 16, 24), {"class_token": False}),
+        ((24, 16, 24), {"class_token": False, "qkv_bias": False, "mlp_hidden": 41}),
     ],
 )
 def test_small_vit_equals_monai(size, keywords):
