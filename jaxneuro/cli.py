@@ -130,7 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--head", choices=("keep", "fresh"), default="keep", help="keep the head, or begin a new one")
     p.add_argument("--fresh", action="append", default=[], metavar="REGEX", help="our paths that begin afresh; repeat")
     p.add_argument("--ignore", action="append", default=[], metavar="REGEX", help="tensors to leave out; repeat")
-    p.add_argument("--channels", choices=("sum", "mean", "fresh"), help="how several channels become one")
+    p.add_argument(
+        "--channels",
+        nargs="?",
+        const="sum",
+        choices=("sum", "mean", "fresh"),
+        help="make one channel of several: by sum",
+    )
     p.add_argument("--resample", action="store_true", help="tables of relative biases or positions to another size")
     p.add_argument("--source-size", type=_triple, help="what those tables were made for: window, or grid of patches")
     p.add_argument("--inflate-time", action="store_true", help="stretch the patch kernel along time, say 2 to 4")

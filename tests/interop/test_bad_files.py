@@ -3,6 +3,8 @@
 import os
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +192,28 @@ def test_geometric_biases_are_not_exported_where_they_differ():
         interop.to_torch(small, random_variables(abstract_init(small)), "torchvision")
     large = models.build("swin_t_testing", input_size=(16, 32, 32), bias_index="geometric")
     interop.to_torch(large, random_variables(abstract_init(large)), "torchvision")
+
+
+def test_safetensors_need_no_torch(tensors, tmp_path):
+    files.write_safetensors(tmp_path / "x.safetensors", {k: v.numpy() for k, v in tensors.items()})
+    arguments = ["convert", str(tmp_path / "x.safetensors"), "--model=nit_testing", "--source=minit"]
+    arguments += ["--input-size=24,24,24", f"--out={tmp_path / 'out'}"]
+    export = ["export", str(tmp_path / "out"), "--format=safetensors", "--layout=minit", f"--out={tmp_path / 'back'}"]
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from jaxneuro import cli
+sys.exit(cli.main({arguments!r}) or cli.main({export!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    back, _ = files.read(tmp_path / "back" / "model.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all((back[k] == tensors[k].numpy()).all() for k in back)
+
+
+def test_a_torch_file_without_torch_names_the_extra(tensors, saved, tmp_path, capsys, monkeypatch):
+    path = saved(tensors)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    arguments = ["convert", str(path), "--model=nit_testing", "--source=minit", f"--out={tmp_path / 'out'}"]
+    assert cli.main(arguments) == 1
+    assert "pip install 'jaxneuro[torch]'" in capsys.readouterr().err

@@ -192,3 +192,32 @@ assert set(program.platforms) == {{"cpu", "cuda", "tpu"}}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     with torch.no_grad():
         assert largest_difference(np.load(tmp_path / "y.npy"), module(tensor)[0]) <= 1e-4
+
+
+def test_a_pretrained_autoencoder_becomes_a_vit_to_fine_tune(tmp_path, capsys):
+    published = FILES["mae"]
+    module = published.make().eval()
+    source = published.save(module, tmp_path / "mae.pth")
+    arguments = [
+        str(source),
+        "--model=vit_b16_testing",
+        "--source=mae",
+        "--input-size=16,24,16",
+        "--set=qkv_bias=False",
+    ]
+    arguments += ["--set=epsilon=1e-6", "--head=fresh", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["convert", *arguments]) == 0, capsys.readouterr().err
+    model, variables, card = interop.load(tmp_path / "out")
+    assert card["fresh"] == ["params/head/out/bias", "params/head/out/kernel"]
+    with open(tmp_path / "out" / "report.csv", newline="") as file:
+        ignored = {r["tensor"] for r in csv.DictReader(file) if r["what"] == "ignored"}
+    assert ignored == {k for k in published.tensors(module) if k.startswith("decoder") or k == "mask_token"}
+    # All patches kept, the reference's encoder gives our tokens.
+    x, tensor = volumes(1, 16, 24, 16, 1)
+    keeping(module.inner, np.arange(12)[None])
+    tokens = {}
+    module.inner.blocks.register_forward_hook(lambda _, __, out: tokens.update(tokens=out))
+    with torch.no_grad():
+        module(tensor)
+    features = jax.jit(partial(model.apply, train=False))(variables, x)[1]
+    assert largest_difference(features["tokens"], tokens["tokens"]) <= 1e-4

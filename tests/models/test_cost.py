@@ -72,3 +72,11 @@ def test_densenet_flops_equal_torchs_counter_but_for_the_pools():
     # Our transitions pool before their 1x1x1 convolution: the same function on an eighth of the voxels.
     pooled = sum(c.flops for path, c in costs.items() if path and path[0].startswith("transition"))
     assert cost.total(costs).flops + 7 * pooled == counter.get_total_flops()
+
+
+def test_video_swin_t_costs_what_is_published():
+    """Liu et al. 2022: 28.2 million parameters and 87.9 G multiply-adds for a clip of 32 x 224 x 224."""
+    model = models.build("swin_t", input_size=(32, 224, 224), in_channels=3, num_outputs=400)
+    total = cost.total(cost.by_module(model, models.inputs(model)))
+    assert total.parameters == 28_158_070
+    assert abs(total.flops / 2e9 - 87.9) < 0.3  # they count norms, too
