@@ -201,7 +201,11 @@ def test_safetensors_need_no_torch(tensors, tmp_path):
     export = ["export", str(tmp_path / "out"), "--format=safetensors", "--layout=minit", f"--out={tmp_path / 'back'}"]
     code = f"""
 import sys
-sys.modules["torch"] = None
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("blocked", name=name)
+sys.meta_path.insert(0, Blocked())
 from jaxneuro import cli
 sys.exit(cli.main({arguments!r}) or cli.main({export!r}))
 """
