@@ -120,7 +120,7 @@ class TimmAutoencoder(torch.nn.Module):
 
 
 def _minit():
-    return randomised(minit_torch.MINiT(block_size=16, image_size=32, num_classes=2, **SINGLA["minit_testing"]))
+    return randomised(minit_torch.MINiT(image_size=32, num_classes=2, **SINGLA["minit_testing"]))
 
 
 def _nit():
