@@ -15,7 +15,7 @@ demo: $(DEMO)  ## the whole road on synthetic scans; the last line printed is th
 	$(VENV)/bin/jaxneuro demo --out runs/demo-$(SEED) --seed $(SEED) --workers $(WORKERS)
 
 test: $(STAMP)  ## the tests that run in minutes
-	$(VENV)/bin/python -m pytest -m "not slow" -n $(WORKERS)
+	$(VENV)/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
 
 test-slow: $(STAMP)  ## the long ones
 	$(VENV)/bin/python -m pytest -m slow

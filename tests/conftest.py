@@ -25,6 +25,23 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    """Let the tests of tiny networks compile with few optimisations: compiling is most of what they do.
+
+    The slow tests, and all that train through the loop, run the programs that users run.
+    """
+    import jax
+
+    tiny = request.path.parent.name in ("models", "interop") and request.node.get_closest_marker("slow") is None
+    if not tiny:
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def write_dataset(out, scans, *, folds=None, seed=0, ood_sites=("D",), shape=(16, 16, 16), **card):
     """Write a dataset whose volumes are noise plus a box that is brighter in AD and with age."""
     with records.Writer(out, shape=(*shape, 1), records=len(scans)) as w:
