@@ -92,6 +92,18 @@ def test_mask_tokens_stand_where_patches_are_missing(autoencoder):
     np.testing.assert_allclose(predictions, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+def test_the_class_token_goes_through_the_decoder_and_is_dropped(autoencoder):
+    model, variables, inputs, _ = autoencoder
+    decoder = masked.MAEDecoder((2, 3, 2), 12, 1, 2, 4.0, 8**3 * 3, True, 1e-5, False, jnp.float32)
+    tokens = np.random.default_rng(0).normal(size=(2, 4, model.encoder.width)).astype(np.float32)
+    other = np.concatenate([tokens[:, :1] + 1, tokens[:, 1:]], axis=1)
+    run = evaluation(decoder)
+    predictions = [run({"params": variables["params"]["decoder"]}, x, inputs["keep"]) for x in (tokens, other)]
+    assert predictions[0].shape == (2, 12, 8**3 * 3)
+    # Every patch, kept or missing, attends to it.
+    assert (jnp.abs(predictions[1] - predictions[0]).max(-1) > 1e-3).all()
+
+
 def test_the_order_of_kept_patches_does_not_matter_and_which_does(autoencoder):
     _, variables, inputs, run = autoencoder
     x, keep = inputs["x"], inputs["keep"]
