@@ -65,9 +65,13 @@ MODELS: dict[str, Preset] = {
     "vit_b16_simmim_testing": Preset(SimMIM, encoder="vit_b16_testing"),
     "nit": Preset(NiT),
     "nit_testing": Preset(NiT, _NIT_TESTING),
+    "nit_simmim": Preset(SimMIM, encoder="nit"),
+    "nit_simmim_testing": Preset(SimMIM, encoder="nit_testing"),
     "minit": Preset(MiNiT),
     "minit_b20": Preset(MiNiT, {"block_size": (20, 20, 20), "patch_size": (5, 5, 5)}),
     "minit_testing": Preset(MiNiT, {**_NIT_TESTING, "depth": 3}),
+    "minit_simmim": Preset(SimMIM, encoder="minit"),
+    "minit_simmim_testing": Preset(SimMIM, encoder="minit_testing"),
 }
 
 

@@ -10,23 +10,10 @@ import jax.numpy as jnp
 from jaxneuro.errors import InputError
 from jaxneuro.models import layers, transformer
 from jaxneuro.models.convolution import Triple
+from jaxneuro.models.nit import MiNiT, NiT
 from jaxneuro.models.swin import Swin
 from jaxneuro.models.vit import ViT, positions
-
-
-def patchify(x: jax.Array, patch: Triple) -> jax.Array:
-    """Cut volumes [b, d, h, w, c] into patches [b, n, pd * ph * pw * c], row by row, channel last in each."""
-    b, *size, c = x.shape
-    split = [n for length, p in zip(size, patch, strict=True) for n in (length // p, p)]
-    x = x.reshape(b, *split, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(b, split[0] * split[2] * split[4], -1)
-
-
-def unpatchify(x: jax.Array, patch: Triple, grid: Triple) -> jax.Array:
-    """Join patches [b, n, pd * ph * pw * c] into volumes [b, d, h, w, c]; undoes `patchify`."""
-    b = x.shape[0]
-    x = x.reshape(b, *grid, *patch, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, *(n * p for n, p in zip(grid, patch, strict=True)), x.shape[-1])
+from jaxneuro.patches import unpatchify
 
 
 class MAEDecoder(nn.Module):
@@ -125,11 +112,11 @@ class SimMIM(nn.Module):
     the voxels under each of its tokens (no transposed convolution). Source: Xie et al. 2022, in 3D.
     """
 
-    encoder: ViT | Swin
+    encoder: ViT | Swin | NiT | MiNiT
 
     def more_inputs(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return shapes and dtypes of what it takes beside the volumes."""
-        return {"mask": jax.ShapeDtypeStruct((batch_size, *self.encoder.grid()), jnp.float32)}
+        return {"mask": jax.ShapeDtypeStruct((batch_size, *self.encoder.patches()), jnp.float32)}
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, *, mask: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

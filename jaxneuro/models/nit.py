@@ -86,8 +86,9 @@ class NiT(nn.Module):
 
     Features: tokens [b, 1 + n, width] (class token first), map [b, d', h', w', width], pooled [b, width] (the class
     token). Its distillation token and head take no part in any computation, but are in the published weights and their
-    count. num_outputs 0 leaves out both heads and gives `pooled`. Raises InputError for a size that the patch does not
-    divide, or of 16 patches or fewer. Source: Singla et al. 2022.
+    count. `masked` = (mask [b, d', h', w'] of patches, 1 where hidden, token [width]) puts the token in the place of
+    hidden patches (SimMIM). num_outputs 0 leaves out both heads and the distillation token, and gives `pooled`. Raises
+    InputError for a size that the patch does not divide, or of 16 patches or fewer. Source: Singla et al. 2022.
     """
 
     num_outputs: int = 1
@@ -117,11 +118,26 @@ class NiT(nn.Module):
         """Return how many patches lie along each axis of the volume."""
         return grid_of("NiT", self.input_size, self.patch_size)
 
+    def patches(self) -> Triple:
+        """Return the same as `grid`, by the name that it has in models with blocks, too."""
+        return self.grid()
+
+    def patch(self) -> Triple:
+        """Return how many voxels a patch has along each axis of the volume."""
+        return self.patch_size
+
+    def stride(self) -> Triple:
+        """Return how many voxels along each axis of the volume lie under a token: the patch."""
+        return self.patch_size
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, x: jax.Array, train: bool, masked: tuple[jax.Array, jax.Array] | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         _check("NiT", x, self.input_size, self.in_channels)
         b, grid = x.shape[0], self.grid()
         x = transformer.PatchEmbed(self.width, self.patch_size, dtype=self.dtype, name="patch_embed")(x)
+        x = _hide(x, masked)
         token = self.param("cls_token", _unit_normal, (1, 1, self.width), jnp.float32).astype(self.dtype)
         place = self.param("positions", _unit_normal, (1, math.prod(grid) + 1, self.width), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, self.width)), x.reshape(b, -1, self.width)], axis=1)
@@ -150,10 +166,13 @@ class MiNiT(nn.Module):
     """Map volumes [b, d, h, w, in_channels] to (float32 outputs [b, num_outputs], named features).
 
     A small transformer sees each block of the volume alone, told apart by block embeddings; the outputs of all blocks
-    go through one Linear. Features: tokens [b, blocks, 1 + n, width] (class tokens first), map [b, d', h', w', width]
-    of all patches of the volume, pooled [b, width], the mean of the class tokens. num_outputs 0 leaves out the head and
-    gives `pooled`. `layer_drop` 0.25 is what the published weights need (`Encoder`). Raises InputError for a size that
-    the block does not divide, or a block that the patch does not. Source: Singla et al. 2022.
+    go through one Linear; `head_hidden` instead gives `pooled` a head with hidden layers, as for contrastive
+    pre-training. Features: tokens [b, blocks, 1 + n, width] (class tokens first), map [b, d', h', w', width] of all
+    patches of the volume, pooled [b, width], the mean of the class tokens. `masked` = (mask [b, d', h', w'] of all
+    patches of the volume, 1 where hidden, token [width]) puts the token in the place of hidden patches (SimMIM).
+    num_outputs 0 leaves out the head and gives `pooled`. `layer_drop` 0.25 is what the published weights need
+    (`Encoder`). Raises InputError for a size that the block does not divide, or a block that the patch does not.
+    Source: Singla et al. 2022.
     """
 
     num_outputs: int = 1
@@ -169,6 +188,7 @@ class MiNiT(nn.Module):
     drop_rate: float = 0.07
     embed_drop_rate: float = 0.016
     layer_drop: float = 0.0
+    head_hidden: tuple[int, ...] = ()
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -194,12 +214,27 @@ class MiNiT(nn.Module):
             )
         return block[0] // patch[0], block[1] // patch[1], block[2] // patch[2]
 
+    def patches(self) -> Triple:
+        """Return how many patches lie along each axis of the volume."""
+        return grid_of("MiNiT", self.input_size, self.patch_size)
+
+    def patch(self) -> Triple:
+        """Return how many voxels a patch has along each axis of the volume."""
+        return self.patch_size
+
+    def stride(self) -> Triple:
+        """Return how many voxels along each axis of the volume lie under a token: the patch."""
+        return self.patch_size
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, x: jax.Array, train: bool, masked: tuple[jax.Array, jax.Array] | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         _check("MiNiT", x, self.input_size, self.in_channels)
         b, blocks, n = x.shape[0], math.prod(self.blocks()), math.prod(self.grid())
         x = transformer.PatchEmbed(self.width, self.patch_size, dtype=self.dtype, name="patch_embed")(x)
-        whole: Triple = x.shape[1:4]  # type: ignore[assignment]
+        x = _hide(x, masked)
+        whole = self.patches()
         token = self.param("cls_token", _unit_normal, (1, 1, self.width), jnp.float32).astype(self.dtype)
         place = self.param("positions", _unit_normal, (1, n + 1, self.width), jnp.float32)
         place = place + self.param("block_embeddings", _unit_normal, (blocks, n + 1, self.width), jnp.float32)
@@ -223,7 +258,17 @@ class MiNiT(nn.Module):
         features = {"tokens": x, "map": transformer.from_windows(x[:, :, 1:], self.grid(), whole), "pooled": pooled}
         if not self.num_outputs:
             return pooled, features
+        if self.head_hidden:
+            return NormHead(self.num_outputs, self.head_hidden, name="head")(pooled), features
         return BlockHead(self.num_outputs, name="head")(tokens), features
+
+
+def _hide(x: jax.Array, masked: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    """Put a token [c] in the place of the patches of x [b, d, h, w, c] that a mask [b, d, h, w] hides."""
+    if masked is None:
+        return x
+    mask = masked[0][..., None].astype(x.dtype)
+    return x * (1 - mask) + masked[1].astype(x.dtype) * mask
 
 
 def _check(kind: str, x: jax.Array, size: Triple, channels: int) -> None:

@@ -216,6 +216,14 @@ class Swin(nn.Module):
         patch = self._moved_back(self.patch_size)
         return tuple(-(-n // p) for n, p in zip(self.input_size, patch, strict=True))  # type: ignore[return-value]
 
+    def patches(self) -> Triple:
+        """Return how many patches lie along each axis of the volume."""
+        return self.grid()
+
+    def patch(self) -> Triple:
+        """Return the size of a patch along each axis of the volume."""
+        return self._moved_back(self.patch_size)
+
     def clips(self) -> bool:
         """Return whether a window is larger than the grid of tokens of its stage along an axis."""
         time, height, width = self._moved_front(self.grid())

@@ -111,6 +111,14 @@ class ViT(nn.Module):
         """Return how many patches lie along each axis of the volume."""
         return grid_of("ViT", self.input_size, self.patch_size)
 
+    def patches(self) -> Triple:
+        """Return how many patches lie along each axis of the volume."""
+        return self.grid()
+
+    def patch(self) -> Triple:
+        """Return the size of a patch along each axis of the volume."""
+        return self.patch_size
+
     def stride(self) -> Triple:
         """Return how many voxels along each axis of the volume lie under a token: the patch."""
         return self.patch_size

@@ -19,7 +19,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 TESTING = [name for name in models.MODELS if name.endswith("_testing")]
 #: DenseNets have tests of their own for these; the decoders' backbones stand for them.
 TRANSFORMERS = [name for name in TESTING if "densenet" not in name and not models.MODELS[name].encoder]
-FAMILIES = ["densenet121", "minit", "nit", "swin_t", "swin_t_simmim", "tiny_densenet", "vit_b16", "vit_b16_mae"]
+FAMILIES = ["densenet121", "minit", "nit", "swin_t", "tiny_densenet", "vit_b16"]
+FAMILIES += ["minit_simmim", "nit_simmim", "swin_t_simmim", "vit_b16_mae"]
 SIZE = {"densenet": (32, 32, 32), "nit": (24, 32, 24), "minit": (32, 16, 32), "vit": (16, 24, 16), "swin": (10, 19, 26)}
 
 

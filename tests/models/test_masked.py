@@ -1,4 +1,4 @@
-"""The decoders of masked modelling: counts, patches, where tokens and voxels go, and what a user may get wrong."""
+"""The decoders of masked modelling: counts, where tokens and voxels go, and what a user may get wrong."""
 
 from functools import partial
 
@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxneuro import models
 from jaxneuro.models import masked
+from jaxneuro.patches import patchify, unpatchify
 from tests.models.every import abstract_init, count, example, random_variables
 
 CUBE = (96, 96, 96)
@@ -52,15 +53,6 @@ def test_keywords_of_encoder_and_decoder_go_together():
     model = models.build("vit_b16_mae", depth=3, decoder_depth=1, decoder_width=96, decoder_mlp_ratio=2)
     assert (model.encoder.depth, model.decoder_depth, model.decoder_width) == (3, 1, 96)
     assert abstract_init(model)["params"]["decoder"]["block0"]["mlp"]["fc1"]["kernel"].shape == (96, 192)
-
-
-def test_patches_are_cut_and_joined_in_order():
-    x = np.arange(2 * 4 * 6 * 4 * 2, dtype=np.float32).reshape(2, 4, 6, 4, 2)
-    patches = masked.patchify(x, (2, 3, 2))
-    assert patches.shape == (2, 8, 24)
-    # The patch (1, 0, 1) is number 5; its voxel (1, 2, 0), channel 1, stands at ((1 * 3 + 2) * 2 + 0) * 2 + 1.
-    assert patches[1, 5, 21] == x[1, 2 + 1, 2, 2 + 0, 1]
-    np.testing.assert_array_equal(masked.unpatchify(patches, (2, 3, 2), (2, 2, 2)), x)
 
 
 # --- The masked autoencoder ---------------------------------------------------------------------------------------
@@ -117,10 +109,10 @@ def test_the_order_of_kept_patches_does_not_matter_and_which_does(autoencoder):
 
 def test_patches_left_out_do_not_leak_into_the_predictions(autoencoder):
     _, variables, inputs, run = autoencoder
-    patches = np.array(masked.patchify(inputs["x"], (8, 8, 8)))
+    patches = np.array(patchify(inputs["x"], (8, 8, 8)))
     for b, keep in enumerate(inputs["keep"]):
         patches[b, np.setdiff1d(np.arange(12), keep)] = 9.0
-    other = masked.unpatchify(patches, (8, 8, 8), (2, 3, 2))
+    other = unpatchify(patches, (8, 8, 8), (2, 3, 2))
     assert (other != inputs["x"]).any()
     same = [run(variables, x, keep=inputs["keep"])[0] for x in (inputs["x"], other)]
     np.testing.assert_array_equal(*same)

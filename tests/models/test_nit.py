@@ -164,6 +164,18 @@ def test_nits_head_may_have_hidden_layers():
     np.testing.assert_allclose(outputs, y @ p["out"]["kernel"] + p["out"]["bias"], rtol=1e-4, atol=1e-5)
 
 
+def test_minits_head_with_hidden_layers_is_of_the_mean_class_token():
+    model, variables, x = small("minit_testing", head_hidden=(6, 5))
+    outputs, features = compiled(model)(variables, x)
+    p, y = jax.tree.map(np.float64, variables["params"]["head"]), np.float64(features["tokens"][:, :, 0]).mean(1)
+    assert p.keys() == {"norm", "hidden0", "hidden1", "out"}
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5) * p["norm"]["scale"]
+    y = y + p["norm"]["bias"]
+    for name in ("hidden0", "hidden1"):
+        y = np.maximum(y @ p[name]["kernel"] + p[name]["bias"], 0)
+    np.testing.assert_allclose(outputs, y @ p["out"]["kernel"] + p["out"]["bias"], rtol=1e-4, atol=1e-5)
+
+
 def test_block_embeddings_and_positions_are_annotated():
     variables = jax.eval_shape(lambda: models.build("minit").init(jax.random.key(0), jnp.zeros((1, *CUBE, 1)), False))
     for name, shape in (("block_embeddings", (125, 65, 256)), ("positions", (1, 65, 256)), ("cls_token", (1, 1, 256))):
@@ -270,6 +282,79 @@ def test_embeddings_are_dropped_in_training_class_token_and_all(name):
     assert not class_tokens.all()
 
 
+# --- hidden patches ---------------------------------------------------------------------------------------------------
+
+
+def simmim(name, **keywords):
+    """Return a network for masked modelling of volumes that are not cubes, and random variables."""
+    model = models.build(f"{name}_simmim_testing", input_size=(48, 16, 32), in_channels=2, **{**STILL, **keywords})
+    return model, random_variables(abstract_init(model))
+
+
+@pytest.mark.parametrize(("name", "grid"), [("nit", (6, 2, 4)), ("minit", (12, 4, 8))])
+def test_masks_lie_on_the_patches_of_the_whole_volume(name, grid):
+    """Of MiNiT's three blocks by one by two together; and hiding has no parameter but the token."""
+    model, variables = simmim(name)
+    assert model.encoder.patches() == grid
+    assert models.inputs(model, 2)["mask"].shape == (2, *grid)
+    assert model.encoder.stride() == model.encoder.patch() == {"nit": (8, 8, 8), "minit": (4, 4, 4)}[name]
+    bare = models.build(f"{name}_testing", input_size=(48, 16, 32), in_channels=2, num_outputs=0)
+    own = abstract_init(bare)["params"]
+    assert jax.tree.structure(variables["params"]["encoder"]) == jax.tree.structure(own)
+    assert variables["params"].keys() == {"encoder", "mask_token", "decoder"}
+    assert not any("distill" in key for key in own)
+
+
+@pytest.mark.parametrize(("name", "heads", "decoder"), [
+    # A norm and two outputs (256 to 2), twice and a token; of MiNiT a norm, 256 to 2 and 125 times 2 to 2.
+    ("nit", 256 + 2 * (512 + 514), 257 * 8**3), ("minit", 512 + 514 + 502, 257 * 4**3),
+])  # fmt: skip
+def test_counts_with_a_linear_decoder_and_a_token_for_heads(name, heads, decoder):
+    whole = {"nit": 1_925_036, "minit": 4_648_246}[name]  # published, with two classes
+    assert count(models.build(f"{name}_simmim", input_size=CUBE)) == whole - heads + 256 + decoder
+
+
+@pytest.mark.parametrize("name", ["nit", "minit"])
+def test_a_hidden_patch_is_the_token_in_its_place(name):
+    """Hiding patches behind the embedding of a constant patch is the same as filling their voxels with the constant."""
+    model, variables = simmim(name)
+    params, side = variables["params"], model.encoder.patch_size[0]
+    proj = jax.tree.map(np.float64, params["encoder"]["patch_embed"]["proj"])
+    token = 0.7 * proj["kernel"].sum((0, 1, 2, 3)) + proj["bias"]
+    variables = {"params": {**params, "mask_token": jnp.asarray(token, jnp.float32)}}
+    rng = np.random.default_rng(0)
+    mask = (rng.uniform(size=(2, *model.encoder.patches())) < 0.4).astype(np.float32)
+    x = rng.normal(size=(2, 48, 16, 32, 2)).astype(np.float32)
+    hidden = np.kron(mask[..., None], np.ones((1, side, side, side, 1))) == 1
+    run = jax.jit(partial(model.apply, train=False))
+    found, features = run(variables, x, mask=mask)
+    want, wanted = run(variables, np.where(hidden, np.float32(0.7), x), mask=0 * mask)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max()))
+    np.testing.assert_allclose(features["tokens"], wanted["tokens"], rtol=1e-4, atol=1e-4)
+    # What is under a hidden patch has no influence at all; what is not hidden has.
+    other = np.where(hidden, np.float32(9), x)
+    np.testing.assert_array_equal(run(variables, other, mask=mask)[0], found)
+    assert (run(variables, other, mask=0 * mask)[0] != found).any()
+
+
+@pytest.mark.parametrize("name", ["nit", "minit"])
+def test_a_token_is_decoded_into_the_voxels_of_its_patch(name):
+    """A feature of the last map, copied to one voxel of each patch and channel, stands there in the map's order."""
+    model, variables = simmim(name)
+    side = model.encoder.patch_size[0]
+    decoder = jax.tree.map(jnp.zeros_like, variables["params"]["decoder"])
+    column = 1 * side**3 + (1 * side + 3) * side + 2  # channel 1, voxel (1, 3, 2)
+    decoder = {**decoder, "kernel": decoder["kernel"].at[5, column].set(1.0)}
+    x = np.random.default_rng(0).normal(size=(1, 48, 16, 32, 2)).astype(np.float32)
+    run = jax.jit(partial(model.apply, train=False))
+    mask = np.zeros((1, *model.encoder.patches()), np.float32)
+    volume, features = run({"params": {**variables["params"], "decoder": decoder}}, x, mask=mask)
+    expected = np.zeros(x.shape)
+    expected[:, 1::side, 3::side, 2::side, 1] = features["map"][..., 5]
+    np.testing.assert_allclose(volume, expected, rtol=1e-5, atol=1e-6)
+    assert np.count_nonzero(volume) == mask.size
+
+
 # --- what cannot be ---------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +373,9 @@ def test_embeddings_are_dropped_in_training_class_token_and_all(name):
         ("nit", {"input_size": (80, 81, 80)}, r"multiples of \(8, 8, 8\), such as \(80, 80, 80\)"),
         ("nit", {"input_size": (16, 32, 16)}, r"16 patches of \(8, 8, 8\); expected more than 16"),
         ("nit", {"layer_drop": 0.25}, "unknown keyword layer_drop"),
+        ("nit_simmim", {"input_size": (16, 32, 16)}, "expected more than 16"),
+        ("minit_simmim", {"input_size": (80, 70, 96)}, r"multiples of \(16, 16, 16\)"),
+        ("minit_simmim", {"head_hidden": 5}, r"minit_simmim: found head_hidden=5; expected something like \(\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_told(name, keywords, message):
