@@ -38,6 +38,7 @@ class Scan:
       path: the image file.
       content_hash: SHA-256 of the voxel values in RAS+ order (`jaxneuro.prepare.volumes.content_hash`); "" until
         the image has been read.
+      label: any other label, such as the action of a video clip, or "n/a".
     """
 
     subject: str
@@ -48,6 +49,7 @@ class Scan:
     diagnosis: str = MISSING
     path: str = ""
     content_hash: str = ""
+    label: str = MISSING
 
     @property
     def key(self) -> tuple[str, str]:
@@ -360,6 +362,7 @@ def _scan(row: Mapping[str, str], subject: str, session: str, path: str, where: 
         sex=_SEX_WORDS.get(sex.lower(), MISSING),
         diagnosis=get("diagnosis"),
         path=path,
+        label=get("label"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from jaxneuro.errors import InputError
 from jaxneuro.manifest import MISSING, Scan
 
 KINDS = ("binary", "multiclass", "regression")
+#: In place of the classes: every label that the training scans have.
+ALL = ("*",)
 _UNITS = {"age": "years"}
 
 
@@ -23,8 +25,8 @@ class Task:
     Attributes:
       name: short name for reports, such as "ad".
       kind: "binary" (sigmoid, class 1 against class 0), "multiclass" (softmax) or "regression".
-      target: manifest column: "diagnosis", "sex", "site" or "age".
-      classes: the labels, in class order; empty for regression.
+      target: manifest column: "diagnosis", "sex", "site", "label" or "age".
+      classes: the labels, in class order; `ALL` until `with_classes` has seen the scans; empty for regression.
       ignore: labels that are known and not part of the task, left out in silence (they are still counted).
       only: keep scans whose diagnosis is one of these; empty keeps all (such as ("CN",) for brain age).
     """
@@ -39,10 +41,12 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"task.kind: found '{self.kind}'; expected one of {list(KINDS)}")
-        allowed = ("age",) if self.kind == "regression" else ("diagnosis", "sex", "site")
+        allowed = ("age",) if self.kind == "regression" else ("diagnosis", "sex", "site", "label")
         if self.target not in allowed:
             raise InputError(f"task.target: found '{self.target}' for {self.kind}; expected one of {list(allowed)}")
         n = len(self.classes)
+        if self.kind == "multiclass" and self.classes == ALL:
+            return
         if (self.kind == "binary" and n != 2) or (self.kind == "multiclass" and n < 2) or len(set(self.classes)) < n:
             raise InputError(
                 f"task.classes: found {list(self.classes)}; expected {'2' if self.kind == 'binary' else '2 or more'} "
@@ -51,10 +55,12 @@ class Task:
         if self.kind == "regression" and n:
             raise InputError(f"task.classes: found {list(self.classes)}; expected none for regression")
 
-    @property
-    def num_outputs(self) -> int:
-        """Number of network outputs."""
-        return len(self.classes) if self.kind == "multiclass" else 1
+    def with_classes(self, train: Sequence[Scan]) -> Task:
+        """Return the task with the labels of the training scans as its classes, where it asks for all."""
+        if self.classes != ALL:
+            return self
+        found = {getattr(s, self.target) for s in train if not self.only or s.diagnosis in self.only}
+        return replace(self, classes=tuple(sorted(found - {MISSING, *self.ignore})))
 
     @property
     def unit(self) -> str | None:
