@@ -76,11 +76,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """Return model, variables and card of weights in our own form.
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return card and leaves, by slash path, of weights in our own form; tensors kept beside them are under "unused/".
 
     Raises:
-      InputError: the folder holds no such weights, or they are not those of the model that its card names.
+      InputError: the folder holds no such weights.
       CorruptDataError: the file is not the one that was written.
     """
     folder = Path(folder)
@@ -89,8 +89,18 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]
         raise InputError(
             f"{folder}: found {card['file']} in the layout '{card.get('layout')}'; expected jaxneuro's; export it so"
         )
+    return card, files.read(folder / WEIGHTS)[0]
+
+
+def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """Return model, variables and card of weights in our own form.
+
+    Raises:
+      InputError: the folder holds no such weights, or they are not those of the model that its card names.
+      CorruptDataError: the file is not the one that was written.
+    """
+    card, tensors = read(folder)
     model = build(card["model"])
-    tensors, _ = files.read(folder / WEIGHTS)
     unused = {k.removeprefix("unused/"): v for k, v in tensors.items() if k.startswith("unused/")}
     leaves = {k: v for k, v in tensors.items() if not k.startswith("unused/")}
     wanted = weights.abstract(model)

@@ -64,7 +64,7 @@ def from_torch(model: nn.Module, tensors: Mapping[str, np.ndarray], source: str)
 def convert(
     model: nn.Module,
     tensors: Mapping[str, np.ndarray],
-    source: str,
+    source: str | Layout,
     *,
     adaptation: Adaptation | None = None,
     fresh: Iterable[str] = (),
@@ -76,7 +76,7 @@ def convert(
     Args:
       model: a backbone.
       tensors: names to arrays.
-      source: a layout.
+      source: a layout, or its name.
       adaptation: what may be adapted and how; by default nothing.
       fresh: regular expressions, found in our paths, of leaves that begin afresh (a new head); the tensors that would
         have filled them are ignored.
@@ -86,7 +86,8 @@ def convert(
     Raises:
       InputError: whatever does not fit, all in one message.
     """
-    names, adaptation = layout(model, source), adaptation or Adaptation()
+    names, adaptation = source if isinstance(source, Layout) else layout(model, source), adaptation or Adaptation()
+    source = source if isinstance(source, str) else "jaxneuro"
     check_settings(model, names, source)
     target = abstract(model)
     rows: list[Row] = []
@@ -130,7 +131,8 @@ def convert(
         shown = faults if len(faults) <= 2 * _SHOWN else [*faults[: 2 * _SHOWN], f"and {len(faults) - 2 * _SHOWN} more"]
         raise InputError(f"layout '{source}', {kind}: " + "; ".join(shown) + _guess(tensors, source, len(leaves)))
     if begins:
-        drawn = flat(jax.jit(lambda: _init(model, seed))())
+        # Only those: compiling the draws of all leaves takes most of the time of a conversion.
+        drawn = jax.jit(lambda: {k: v for k, v in flat(_init(model, seed)).items() if k in begins})()
         for path in begins:
             leaves[path] = np.asarray(drawn[path])
             rows.append(Row("", (), path, target[path].shape, "fresh", f"initialised, seed {seed}"))
