@@ -16,6 +16,9 @@ from ml_collections import config_flags
 
 from jaxneuro.errors import InputError
 
+#: Parts of a config that take keys of their own.
+OPEN = ("model", "augment", "objective", "also")
+
 
 def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """Return the locked config of a file, with `--config.a.b=value` overrides.
@@ -63,13 +66,16 @@ def _whole(least: int) -> tuple[Callable[[float], bool], str]:
 
 
 _NOT_NEGATIVE: tuple[Callable[[float], bool], str] = (lambda v: 0 <= v < math.inf, "a number of at least 0")
+_BELOW_ONE: tuple[Callable[[float], bool], str] = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "seed": _whole(0),
     "data.batch_size": _whole(1),
     "data.threads": _whole(1),
     "data.prefetch": _whole(1),
     "data.fraction": (lambda v: 0 < v <= 1, "a share in (0, 1]"),
-    "training.epochs": _whole(1),
+    "training.epochs": _whole(0),
+    "training.patience": _whole(0),
+    "training.accumulate": _whole(1),
     "training.evaluate_every": _whole(1),
     "training.log_every": _whole(1),
     "training.keep": _whole(1),
@@ -77,7 +83,12 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.clip": _NOT_NEGATIVE,
     "optimizer.warmup_epochs": _NOT_NEGATIVE,
-    "optimizer.momentum": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "optimizer.momentum": _BELOW_ONE,
+    "optimizer.beta1": _BELOW_ONE,
+    "optimizer.beta2": _BELOW_ONE,
+    "optimizer.average": _BELOW_ONE,
+    "optimizer.final_rate": (lambda v: 0 <= v <= 1, "a share in [0, 1]"),
+    "optimizer.layer_decay": (lambda v: 0 < v <= 1, "a factor in (0, 1]"),
 }
 
 
@@ -95,15 +106,16 @@ def locate(path: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    raise InputError(f"config: found no file {path}; expected one such as configs/train_ad.py")
+    raise InputError(f"config: found no file {path}; expected one such as configs/finetune_ad.py")
 
 
 def _make_room(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
-    """Add the keys of `model` and `augment` that overrides name: models and views know their keywords themselves."""
+    """Add the keys that overrides name where config files need not list them all: models, views and objectives know
+    their keywords themselves."""
     for override in overrides:
         name, _, text = override.lstrip("-").partition("=")
         _, *path = name.split(".")
-        if not path or path[0] not in ("model", "augment") or len(path) < 2:
+        if not path or path[0] not in OPEN or len(path) < 2:
             continue
         place = config
         for key in path[:-1]:

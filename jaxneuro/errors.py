@@ -21,3 +21,7 @@ class ScanError(InputError):
         super().__init__(
             (f"{where}: " if where else "") + f"found {found}; expected {expected}" + (f"; {hint}" if hint else "")
         )
+
+
+class Preempted(Exception):
+    """Say that a run was told to end (SIGTERM) and has saved its state: the same command goes on."""

@@ -27,14 +27,13 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
-    """Let the tests of tiny networks compile with few optimisations: compiling is most of what they do.
+    """Compile with few optimisations: compiling tiny networks is most of what these tests do.
 
-    The slow tests, and all that train through the loop, run the programs that users run.
+    The slow tests run the programs that users run.
     """
     import jax
 
-    tiny = request.path.parent.name in ("models", "interop") and request.node.get_closest_marker("slow") is None
-    if not tiny:
+    if request.node.get_closest_marker("slow"):
         yield
         return
     jax.config.update("jax_disable_most_optimizations", True)

@@ -50,7 +50,7 @@ def test_a_file_that_is_no_config_is_told(tmp_path, text):
 
 
 def test_a_copy_of_a_config_elsewhere_still_finds_its_defaults(tmp_path):
-    (tmp_path / "mine.py").write_text((CONFIGS / "train_age.py").read_text())
+    (tmp_path / "mine.py").write_text((CONFIGS / "finetune_age.py").read_text())
     assert configuration.read(str(tmp_path / "mine.py")).task.name == "age"
 
 

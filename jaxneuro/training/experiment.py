@@ -1,4 +1,4 @@
-"""From a config to the things that a run is made of: dataset, task, folds, model, objective. Training and evaluation
+"""From a config to the things that a run is made of: dataset, tasks, folds, network, objective. Training and evaluation
 both start here, so they cannot differ."""
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from jaxneuro import models, records, splits
+from jaxneuro import records, splits
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import Scan
-from jaxneuro.objectives import supervised
 from jaxneuro.objectives.base import Objective
 from jaxneuro.tasks import Task
+from jaxneuro.training import pairing
 
 
 @dataclass(frozen=True)
@@ -26,91 +26,109 @@ class Experiment:
     Attributes:
       config: the frozen config.
       dataset: the opened dataset.
-      task: what is predicted.
-      targets: target of every record [number of records] float32, NaN where there is none.
-      folds: fold to record numbers, of scans that have a target.
-      excluded: why scans have no target, with counts.
+      tasks: what is predicted, the main one first; empty in pre-training without a target.
+      labels: for each column that the objective reads, a value of every record [number of records], NaN for none.
+      folds: fold to record numbers, of scans that can be used.
+      excluded: why scans cannot be, with counts.
       model: the network.
+      described: its name and keywords.
       objective: what is minimised.
     """
 
     config: ml_collections.FrozenConfigDict
     dataset: records.Dataset
-    task: Task
-    targets: np.ndarray
+    tasks: tuple[Task, ...]
+    labels: dict[str, np.ndarray]
     folds: dict[str, list[int]]
     excluded: Counter[str]
     model: nn.Module
+    described: dict[str, Any]
     objective: Objective
 
     def scans(self, fold: str) -> list[Scan]:
         """Return the scans of one fold."""
         return [self.dataset.scans[i] for i in self.folds[fold]]
 
+    def labels_of(self, fold: str) -> dict[str, np.ndarray]:
+        """Return the label columns of one fold."""
+        return {name: values[self.folds[fold]] for name, values in self.labels.items()}
+
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
-    """Open the data of a config, make its folds, and build its model and objective.
+    """Open the data of a config, make its folds, and build its network and objective.
 
     Raises:
-      InputError: the data, task, folds or model of the config cannot be used; says which and why.
+      InputError: the data, task, folds, network or objective of the config cannot be used; says which and why.
       LeakageError: a subject or an image stands in two folds.
     """
     config = ml_collections.FrozenConfigDict(config)
     dataset = records.open_dataset(config.data.path)
-    task = _task(config)
-    targets, has, excluded = task.targets(dataset.scans)
-    labelled = np.flatnonzero(has)
-    scans = [dataset.scans[i] for i in labelled]
-    folds = {
-        fold: labelled[
-            splits.select(scans, dataset.splits, fold, fraction=config.data.fraction if fold == "train" else 1.0)
-        ].tolist()
-        for fold in splits.FOLDS
-    }
+    tasks = _tasks(config, dataset) if config.objective.name == "supervised" else ()
+    labels, usable, excluded = labels_for(tasks, dataset.scans)
+    folds = {}
+    for fold in splits.FOLDS:
+        fraction = config.data.fraction if fold == "train" else 1.0
+        scans = [dataset.scans[i] for i in usable]
+        folds[fold] = usable[splits.select(scans, dataset.splits, fold, fraction=fraction)].tolist()
     for fold in ("train", "validation"):
         if not folds[fold]:
+            wanted = f" for task '{tasks[0].name}'; expected scans with a known {tasks[0].target}" if tasks else ""
             raise InputError(
-                f"{dataset.path}: fold '{fold}' is empty for task '{task.name}'; expected scans with a known "
-                f"{task.target}; left out: {dict(excluded)}; prepare with another --validation or --seed"
+                f"{dataset.path}: fold '{fold}' is empty{wanted}; left out: {dict(excluded)}; prepare with another "
+                "--validation or --seed"
             )
     splits.check_disjoint({fold: [dataset.scans[i] for i in numbers] for fold, numbers in folds.items()})
-    train = targets[folds["train"]]
-    absent = [c for i, c in enumerate(task.classes) if i not in train]
-    if absent:
-        raise InputError(
-            f"{dataset.path}: fold 'train' holds no scan of class {absent}; expected all of {list(task.classes)}; "
-            "raise --config.data.fraction or check task.classes"
-        )
+    for task in tasks:
+        absent = [c for i, c in enumerate(task.classes) if i not in labels[task.name][folds["train"]]]
+        if absent or not np.isfinite(labels[task.name][folds["train"]]).any():
+            what = f"of class {absent}; expected all of {list(task.classes)}" if absent else f"with a {task.target}"
+            raise InputError(
+                f"{dataset.path}: fold 'train' holds no scan {what}; raise --config.data.fraction or check the task "
+                f"'{task.name}'"
+            )
+    made = pairing.pair(config, pairing.Material(dataset.shape, dataset.scans, tasks, labels, folds["train"]))
     return Experiment(
         config=config,
         dataset=dataset,
-        task=task,
-        targets=targets,
+        tasks=tasks,
+        labels=made.labels,
         folds=folds,
         excluded=excluded,
-        model=_model(config, task, dataset),
-        objective=_objective(task, train),
+        model=made.model,
+        described=made.described,
+        objective=made.objective,
     )
 
 
-def _task(config: Any) -> Task:
-    t = config.task
-    return Task(t.name, t.kind, t.target, tuple(t.classes), tuple(t.ignore), tuple(t.only))
+#: In a config: every label that the training scans have is a class.
+ALL = ("*",)
 
 
-def _model(config: Any, task: Task, dataset: records.Dataset) -> nn.Module:
-    *size, channels = dataset.shape
-    keywords = dict(config.model)
-    name = keywords.pop("name")
-    if fixed := sorted({"num_outputs", "input_size", "in_channels"} & set(keywords)):
-        raise InputError(f"model: found {fixed}; expected none of them, for the task and the data decide; remove them")
-    return models.build(name, num_outputs=task.num_outputs, input_size=tuple(size), in_channels=channels, **keywords)
+def labels_for(tasks: tuple[Task, ...], scans: list[Scan]) -> tuple[dict[str, np.ndarray], np.ndarray, Counter[str]]:
+    """Return the labels of all scans by task, the numbers of scans that have one, and why others have none, counted.
+
+    Without tasks every scan can be used.
+    """
+    labels: dict[str, np.ndarray] = {}
+    usable = np.full(len(scans), not tasks)
+    excluded: Counter[str] = Counter()
+    for task in tasks:
+        labels[task.name], has, reasons = task.targets(scans)
+        usable |= has
+        excluded += Counter({f"{task.name}: {k}" if len(tasks) > 1 else k: n for k, n in reasons.items()})
+    return labels, np.flatnonzero(usable), excluded
 
 
-def _objective(task: Task, train: np.ndarray) -> Objective:
-    if task.kind == "regression":
-        scale = float(train.std(dtype=np.float64))
-        if not scale > 0:
-            raise InputError(f"task '{task.name}': every training target is {train[0]:g}; expected them to differ")
-        return supervised.regression(mean=float(train.mean(dtype=np.float64)), scale=scale)
-    return {"binary": supervised.binary, "multiclass": supervised.multiclass}[task.kind]()
+def _tasks(config: Any, dataset: records.Dataset) -> tuple[Task, ...]:
+    """Return the main task and those learnt along with it."""
+    if config.task.name in config.also:
+        raise InputError(f"also: found '{config.task.name}', the name of the task itself; expected another")
+    train = set(dataset.splits.subjects["train"])
+    seen = [s for s in dataset.scans if s.subject in train]
+    tasks = []
+    for name, t in {config.task.name: config.task, **dict(config.also.items())}.items():
+        if missing := [k for k in ("kind", "target") if k not in t]:
+            raise InputError(f"also.{name}: found no {' and no '.join(missing)}; expected both, as a task has")
+        task = Task(name, t.kind, t.target, *(tuple(t.get(k, ())) for k in ("classes", "ignore", "only")))
+        tasks.append(task.with_classes(seen))
+    return tuple(tasks)

@@ -10,13 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
 from jaxneuro import records
 from jaxneuro.errors import InputError
+from jaxneuro.training import lock
 
+_CONFIG = "config.json"
+#: What a run leaves that was killed before its config was written.
+_BEGUN = (lock.FILE, f".{_CONFIG}.partial")
 #: Config keys that may differ between a run and its resumption: what is learned does not hang on them (a mesh changes
 #: the order of sums, so the last bits), and that moved data are the same data is checked by their hashes.
 _FREE = ("data.path", "data.threads", "data.prefetch", "training.log_every", "training.keep", "mesh.")
@@ -30,17 +36,19 @@ class Journal:
 
     Args:
       workdir: folder of the run.
-      resume_at: step that the run resumes from; lines after it are dropped, for they will be written again.
+      resume_at: step that the run resumes from; lines after it are dropped, for they will be written again. None for
+        a run that begins, which keeps none: another may have been killed before it saved a state.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, resume_at: int = 0) -> None:
+    def __init__(self, workdir: str | os.PathLike[str], *, resume_at: int | None = None) -> None:
         path = Path(workdir) / "metrics.jsonl"
-        kept = [line for line in _lines(path) if _step(line) <= resume_at]
+        kept = [line for line in _lines(path) if resume_at is not None and _step(line) <= resume_at]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept))
         partial.replace(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = _Board(Path(workdir) / "tensorboard", resume_at)
+        self._board = _Board(Path(workdir) / "tensorboard", resume_at or 0)
+        self._pictures = Path(workdir) / "pictures"
 
     def write(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Write values of one step; a value that is not finite becomes null."""
@@ -48,6 +56,12 @@ class Journal:
         self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **finite}) + "\n")
         self._file.flush()
         self._board.write(step, values)
+
+    def draw(self, step: int, picture: np.ndarray) -> None:
+        """Write a picture [height, width, 3] uint8 of one step, as PNG in `pictures/` too."""
+        self._pictures.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(self._pictures / f"step-{step:07d}.png")
+        self._board.draw(step, picture)
 
     def __enter__(self) -> Journal:
         return self
@@ -79,6 +93,10 @@ class _Board:
             self._add(event_pb2.Event(step=step, summary=scalar(name, value)))
         self._writer.flush()
 
+    def draw(self, step: int, picture: np.ndarray) -> None:
+        self._add(event_pb2.Event(step=step, summary=image("pictures", picture, dataformats="HWC")))
+        self._writer.flush()
+
     def _add(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
@@ -88,12 +106,23 @@ class _Board:
 
 
 def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
-    """Make a run's folder, or check that it was made by the same config.
+    """Make a run's folder, or check that it was made by the same config, and write the config into it.
+
+    Raises:
+      InputError: as `check_config`.
+    """
+    check_config(workdir, config)
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    write_json(Path(workdir) / _CONFIG, config)
+
+
+def check_config(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
+    """Refuse a folder that is not a run's, or that of a run with another config; writes nothing.
 
     Raises:
       InputError: the folder belongs to another config; names the keys that differ.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / _CONFIG
     if path.is_file():
         there = records.read_json(path, expected="the config of a run; choose another --workdir")
         old, new = _flat(there), _flat(json.loads(json.dumps(config)))
@@ -108,10 +137,8 @@ def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
                 f"{f'; and {len(differ) - 5} more' if len(differ) > 5 else ''}); expected the same; "
                 "choose another --workdir"
             )
-    elif Path(workdir).exists() and any(Path(workdir).iterdir()):
+    elif Path(workdir).exists() and any(p.name not in _BEGUN for p in Path(workdir).iterdir()):
         raise InputError(f"{workdir}: holds files but no config.json; expected an empty or new folder, or a run's")
-    Path(workdir).mkdir(parents=True, exist_ok=True)
-    write_json(path, config)
 
 
 def check_dataset(workdir: str | os.PathLike[str], card: dict[str, Any]) -> None:

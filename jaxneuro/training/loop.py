@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,22 @@ import numpy as np
 
 from jaxneuro import augment, data, manifest, records, terminal
 from jaxneuro.errors import InputError
-from jaxneuro.training import checkpoint, experiment, journal, optim, sharding, state, steps
+from jaxneuro.interop import tables
+from jaxneuro.models import order
+from jaxneuro.training import (
+    checkpoint,
+    experiment,
+    journal,
+    lock,
+    optim,
+    pictures,
+    sharding,
+    start,
+    state,
+    steps,
+    stopping,
+)
+from jaxneuro.training.pace import Pace
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -26,13 +38,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     Args:
       config: an experiment (`configs/`).
       workdir: folder of the run. Gets config.json, run.json, scans.csv (training scans), metrics.jsonl, tensorboard/,
-        checkpoints/ and best/.
+        checkpoints/ and best/; init.csv and pretrained_on.csv when it starts from other weights; pictures/ from
+        objectives that draw some.
 
     Returns:
       Validation metrics of the best checkpoint, with its `step`.
 
     Raises:
-      InputError: the config, its data, or the folder cannot be used.
+      InputError: the config, its data, or the folder cannot be used; or a loss is not a number.
+      Preempted: SIGTERM came; the state is saved.
+      KeyboardInterrupt: Ctrl-C came; the state is saved.
     """
     # ---- what the run is made of; whatever is wrong with it is told before anything is written ------------------
     parts = experiment.build(config)
@@ -43,84 +58,154 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     normalise = augment.normaliser(config.data.normalise)
     views = augment.build(config.augment.to_dict())
     epoch_steps = len(parts.folds["train"]) // size
-    total = config.training.epochs * epoch_steps
+    epochs, total = config.training.epochs, config.training.epochs * epoch_steps
     optimizer, rate = optim.build(
-        **{k: v for k, v in config.optimizer.items() if k != "warmup_epochs"},
+        **{k: v for k, v in config.optimizer.items() if k not in ("warmup_epochs", "average")},
         warmup_steps=round(config.optimizer.warmup_epochs * epoch_steps),
         total_steps=total,
+        layer_of=lambda path: order.layer_of(parts.model, path),
+        layers=order.layers_in(parts.model),
     )
+    average = config.optimizer.average
+    check_parts(config, parts, mesh)
     with ExitStack() as closing:
         reader = closing.enter_context(records.Reader(parts.dataset))
         reading = how_to_read(config, mesh)
-        batches = data.training_batches(
-            reader, parts.folds["train"], {"target": parts.targets}, seed=config.seed, **reading
-        )
+        batches = data.training_batches(reader, parts.folds["train"], parts.labels, seed=config.seed, **reading)
+        boxed = state.abstract(parts.model, optimizer, average=bool(average))
+        where = sharding.shardings(mesh, boxed)
         journal.check_dataset(workdir, parts.dataset.card)
+        begin = _start(parts, workdir)
+        journal.check_config(workdir, config.to_dict())
+        if jax.process_index() == 0:
+            closing.enter_context(lock.hold(workdir))
+        # Once more: two runs may have begun at once, and the one that comes too late must not write.
         journal.claim(workdir, config.to_dict())
 
-        # ---- state: the folder's own, else from scratch --------------------------------------------------------
+        # ---- state: the folder's own, else that of `init`, else from scratch -----------------------------------
         checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=config.training.keep))
-        shape = (size, *parts.dataset.shape)
-        boxed = state.abstract(parts.model, optimizer, shape)
-        where = sharding.shardings(mesh, boxed)
         found = checkpoints.restore(checkpoint.like(sharding.unbox(boxed), where))
         if found:
             now, position = found
             batches.set_state(position["data"])
-            best = position["best"]
+            best, pace = position["best"], Pace(size, position["pending"])
         else:
-            now = state.create(parts.model, optimizer, shape, jax.random.key(config.seed), mesh)
-            best = {"value": None, "step": 0}
+            now = state.create(parts.model, optimizer, jax.random.key(config.seed), mesh, average=bool(average))
+            best, pace = {"value": None, "step": 0}, Pace(size)
+            if begin:
+                now = state.with_weights(now, begin.variables, where)
         step = int(now.step)
-        _write_down(parts, Path(workdir), now, mesh)
-        log = closing.enter_context(journal.Journal(workdir, resume_at=step))
-        terminal.say(_opening(parts, now, mesh, step, total))
+        if not found:
+            _write_down(parts, Path(workdir), now, mesh, begin)
+        log = closing.enter_context(journal.Journal(workdir, resume_at=step if found else None))
+        terminal.say(_opening(parts, now, mesh, step, total, begin))
+        if begin and not found:
+            terminal.say(tables.changes(begin.rows))
 
         # ---- the steps -----------------------------------------------------------------------------------------
         apply, objective = parts.model.apply, parts.objective
         train_step = steps.train_step(
-            apply, objective, optimizer, normalise=normalise, views=views, seed=config.seed, mesh=mesh, where=where
-        )
-        predict = steps.predict_step(apply, objective, normalise=normalise, mesh=mesh)
-        pace = _Pace(size)
+            apply, objective, optimizer, normalise=normalise, views=views, mesh=mesh, where=where,
+            parts=config.training.accumulate, average=average,
+        )  # fmt: skip
+        evaluate = steps.evaluation_step(apply, objective, normalise=normalise, views=views, mesh=mesh)
+        draw = pictures.drawer(parts, reader, normalise=normalise, mesh=mesh, reading=reading)
+
+        def save() -> None:
+            checkpoints.save(now, {"data": batches.get_state(), "best": best, "pending": pace.pending()})
+
+        def validate(epoch: int, note: str = "") -> None:
+            """Score the validation fold, keep the best weights, save the state."""
+            nonlocal best
+            values = evaluate_fold(parts, reader, evaluate, now.weights(), "validation", mesh, **reading)
+            scores = objective.score(values, parts.labels_of("validation"))
+            log.write(step, epoch, {f"validation/{k}": v for k, v in scores.items()})
+            value = scores[objective.metric]
+            if best["value"] is None or better(value, best["value"], objective.mode):
+                best = {"value": None if math.isnan(value) else value, "step": step}
+                checkpoints.save_best(now, scores)
+            if draw:
+                log.draw(step, draw(now.weights()))
+            save()
+            terminal.say(
+                f"epoch {epoch}/{epochs}  step {step}{note}  validation {objective.metric} {value:.3f}"
+                f"{'  best' if best['step'] == step else ''}"
+            )
+
+        key = jax.random.key(config.seed)
+        pace.restart()
         report = closing.enter_context(terminal.progress("training", total))
-        stop = closing.enter_context(_stop_on_interrupt())
-        while step < total:
+        stop = closing.enter_context(stopping.on_signal())
+        if not total and not found:
+            validate(0)  # the weights as they came: nothing is learned
+        while step < total and not _waited(best, step, epoch_steps, config.training.patience):
             if stop.is_set():
-                checkpoints.save(now, {"data": batches.get_state(), "best": best})
-                raise KeyboardInterrupt(f"at step {step} of {total}, saved; the same command goes on from there")
+                pace.check(workdir, parts.dataset.scans)
+                save()
+                checkpoints.close()
+                raise stop.error(f"at step {step} of {total}, saved; the same command goes on from there")
             with pace.waiting():
                 batch = next(batches)
-            now, metrics = train_step(now, sharding.put(mesh, {k: v for k, v in batch.items() if k != "index"}))
-            pace.step(metrics)
+            numbers = batch.pop("index")
+            now, metrics = train_step(now, sharding.put(mesh, batch), key)
             step += 1
+            pace.step(step, metrics, numbers)
             epoch, ends = step / epoch_steps, step % epoch_steps == 0
             if step % config.training.log_every == 0 or ends:
+                pace.check(workdir, parts.dataset.scans)
                 values = pace.take() | {"train/learning_rate": float(rate(step - 1))}
                 log.write(step, epoch, values)
-                if not math.isfinite(values["train/loss"]):
-                    raise InputError(
-                        f"{workdir}: the loss is {values['train/loss']} at step {step}; expected a number; the last "
-                        "checkpoint is whole; try a lower --config.optimizer.learning_rate in a new --workdir"
-                    )
                 speed = f"{values['train/volumes_per_second']:.1f} volumes/s"
                 report(step, note=f"loss {values['train/loss']:.3f}  {speed}")
             if ends and (round(epoch) % config.training.evaluate_every == 0 or step == total):
-                weights = {"params": now.params, "batch_stats": now.batch_stats}
-                predictions = predict_fold(parts, reader, predict, weights, "validation", mesh, **reading)
-                scores = objective.score(predictions, parts.targets[parts.folds["validation"]])
-                log.write(step, epoch, {f"validation/{k}": v for k, v in scores.items()})
-                value = scores[objective.metric]
-                if best["value"] is None or better(value, best["value"], objective.mode):
-                    best = {"value": None if math.isnan(value) else value, "step": step}
-                    checkpoints.save_best(now, scores)
-                checkpoints.save(now, {"data": batches.get_state(), "best": best})
-                terminal.say(
-                    f"epoch {round(epoch)}/{config.training.epochs}  step {step}  loss {values['train/loss']:.3f}  "
-                    f"validation {objective.metric} {value:.3f}  {speed}{'  best' if best['step'] == step else ''}"
-                )
+                validate(round(epoch), f"  loss {values['train/loss']:.3f}  {speed}")
                 pace.restart()
+        # While a signal only sets a flag: the last state is not to be lost to it.
+        checkpoints.close()
+        if step < total:
+            terminal.say(
+                f"stopped early: validation {objective.metric} did not improve for {config.training.patience} epochs"
+            )
     return {parts.objective.metric: best["value"], "step": best["step"]}
+
+
+def check_parts(config: Any, parts: experiment.Experiment, mesh: Any) -> None:
+    """Refuse to take a batch in parts where it cannot be.
+
+    Raises:
+      InputError: says which batch sizes work, or why it cannot be taken in parts at all.
+    """
+    count, size = config.training.accumulate, config.data.batch_size
+    if count > 1 and parts.objective.whole_batch:
+        raise InputError(
+            f"training.accumulate: found {count} with objective '{config.objective.name}', which compares the scans of "
+            "a whole batch with each other; expected 1; take a smaller batch, or --config.model.remat=True"
+        )
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if size % (count * ways):
+        raise InputError(
+            f"training.accumulate: found {count} parts of a batch of {size} over {ways} devices; expected "
+            f"data.batch_size to be a multiple of {count * ways}"
+        )
+
+
+def _start(parts: experiment.Experiment, workdir: str | Path) -> start.Start | None:
+    """Return the weights that a new run begins with, None from scratch or when the folder has its own."""
+    config = parts.config
+    if not config.init.path:
+        if not config.training.epochs:
+            raise InputError("training.epochs: found 0 without init.path; expected weights to keep as they are")
+        return None
+    if checkpoint.there(workdir):
+        return None
+    begin = start.load(config.init.path, parts.model, config.init.to_dict(), seed=config.seed)
+    start.check_unseen(begin, {fold: parts.scans(fold) for fold in parts.folds})
+    return begin
+
+
+def _waited(best: dict[str, Any], step: int, epoch_steps: int, patience: int) -> bool:
+    """Tell whether the best validation score is more than `patience` epochs old; 0 waits for ever."""
+    return bool(patience) and (step - best["step"]) // epoch_steps >= patience
 
 
 def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str, int]:
@@ -135,80 +220,34 @@ def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str,
     }
 
 
-def predict_fold(
+def evaluate_fold(
     parts: experiment.Experiment,
     reader: records.Reader,
-    predict: Any,
+    evaluate: Callable[..., jax.Array],
     weights: dict[str, Any],
     fold: str,
     mesh: Any,
     **reading: Any,
 ) -> np.ndarray:
-    """Return predictions [n, k] for every scan of a fold, in the fold's order, each scan once."""
-    batches = data.evaluation_batches(reader, parts.folds[fold], {}, **reading)
+    """Return the objective's values [n, k] of every scan of a fold, in the fold's order, each scan once."""
+    batches = data.evaluation_batches(reader, parts.folds[fold], parts.labels, **reading)
     found = []
-    for batch in batches:
-        placed = sharding.put(mesh, {"volume": batch["volume"], "valid": batch["valid"]})
-        out = predict(weights, placed["volume"])
-        found.append(sharding.fetch(out)[sharding.fetch(placed["valid"])])
-    return np.concatenate(found) if found else np.zeros((0, parts.task.num_outputs), np.float32)
+    for number, batch in enumerate(batches):
+        del batch["index"]
+        placed = sharding.put(mesh, batch)
+        # The same draws in every evaluation, so that scores of two epochs can be compared.
+        values = evaluate(weights, placed, jax.random.fold_in(jax.random.key(0), number))
+        found.append(sharding.fetch(values)[sharding.fetch(placed["valid"])])
+    if found:
+        return np.concatenate(found)
+    one = jax.eval_shape(evaluate, weights, _one_batch(parts, mesh), jax.random.key(0))
+    return np.zeros((0, *one.shape[1:]), np.float32)
 
 
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets; the second interrupts at once.
-
-    An interrupt raised wherever the program happens to be is lost in a library's callback or mistaken for its error.
-    """
-    asked = threading.Event()
-    # A shell that starts a job in the background makes it ignore interrupts; so it stays.
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored or threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(signum: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Pace:
-    """Collect the metrics of steps and how fast they went, between two lines of the log."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._metrics: list[dict[str, jax.Array]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        self._clock, self._waited = time.perf_counter(), 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - began
-
-    def step(self, metrics: dict[str, jax.Array]) -> None:
-        # Kept on the device: reading a value here would make the host wait for the step.
-        self._metrics.append(metrics)
-
-    def take(self) -> dict[str, float]:
-        """Return means of the metrics, volumes a second, and the share of time spent waiting for data."""
-        values = {f"train/{k}": float(np.mean([m[k] for m in self._metrics])) for k in self._metrics[0]}
-        seconds = time.perf_counter() - self._clock
-        values["train/volumes_per_second"] = len(self._metrics) * self._batch_size / seconds
-        values["train/waiting_for_data"] = self._waited / seconds
-        self._metrics = []
-        self.restart()
-        return values
+def _one_batch(parts: experiment.Experiment, mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = dict.fromkeys(parts.labels, ((), np.float32))
+    shapes |= {"volume": (parts.dataset.shape, parts.dataset.card["dtype"]), "valid": ((), bool)}
+    return {k: jax.ShapeDtypeStruct((mesh.size, *shape), dtype) for k, (shape, dtype) in shapes.items()}
 
 
 def better(value: float, best: float, mode: str) -> bool:
@@ -216,14 +255,23 @@ def better(value: float, best: float, mode: str) -> bool:
     return value > best if mode == "max" else value < best
 
 
-def _write_down(parts: experiment.Experiment, workdir: Path, now: state.TrainState, mesh: Any) -> None:
-    if jax.process_index() or (workdir / "run.json").is_file():
+def _write_down(
+    parts: experiment.Experiment, workdir: Path, now: state.TrainState, mesh: Any, begin: start.Start | None
+) -> None:
+    if jax.process_index():
         return
     manifest.write(workdir / "scans.csv", parts.scans("train"))
+    if begin:
+        start.write(workdir, begin)
+    card = parts.dataset.card
     journal.write_json(
         workdir / "run.json",
         {
-            "dataset": {k: parts.dataset.card[k] for k in ("name", "synthetic", "recipe_fingerprint", *journal.SEALS)},
+            "dataset": {
+                k: card[k] for k in ("name", "synthetic", "recipe", "recipe_fingerprint", *journal.SEALS) if k in card
+            },
+            "model": parts.described,
+            "init": begin.origin if begin else None,
             "folds": {k: len(v) for k, v in parts.folds.items()},
             "excluded": [{"reason": r, "scans": n} for r, n in sorted(parts.excluded.items())],
             "parameters": sum(x.size for x in jax.tree.leaves(now.params)),
@@ -234,13 +282,23 @@ def _write_down(parts: experiment.Experiment, workdir: Path, now: state.TrainSta
     )
 
 
-def _opening(parts: experiment.Experiment, now: state.TrainState, mesh: Any, step: int, total: int) -> str:
+def _opening(
+    parts: experiment.Experiment, now: state.TrainState, mesh: Any, step: int, total: int, begin: start.Start | None
+) -> str:
     count = sum(x.size for x in jax.tree.leaves(now.params))
     folds = ", ".join(f"{name} {len(numbers)}" for name, numbers in parts.folds.items())
+    tasks = "; ".join(f"task {t.name} ({t.kind}, {t.target})" for t in parts.tasks) or "no target"
     lines = [
-        f"{parts.config.model.name}, {count:,} parameters, on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
-        f"task {parts.task.name} ({parts.task.kind}, {parts.task.target}); scans: {folds}",
+        f"{parts.described['name']}, {count:,} parameters, on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
+        f"{parts.config.objective.name}, {tasks}; scans: {folds}",
         *(f"left out: {n} scans, {reason}" for reason, n in sorted(parts.excluded.items())),
-        f"resuming at step {step} of {total}" if step else f"{total} steps from scratch",
     ]
+    if step:
+        return "\n".join([*lines, f"resuming at step {step} of {total}"])
+    if begin is None:
+        return "\n".join([*lines, f"{total} steps from scratch"])
+    origin = f"{begin.origin['path']} ({begin.origin['model']})"
+    lines.append(f"{total} steps from {origin}: {tables.counts(begin.rows)}; leaf by leaf in {start.REPORT}")
+    if not begin.origin["known"]:
+        lines.append("which scans these weights were trained on is not known here: keep them out of the test yourself")
     return "\n".join(lines)

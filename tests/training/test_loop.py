@@ -31,7 +31,16 @@ def test_a_binary_run_learns_and_writes_what_it_says(smoke, tmp_path, log_lines)
     best = loop.train(smoke("training.epochs=6", "optimizer.learning_rate=0.01", "data.batch_size=8"), tmp_path / "r")
     assert best["roc_auc"] > 0.9
     names = {p.name for p in (tmp_path / "r").iterdir()}
-    assert names == {"config.json", "run.json", "scans.csv", "metrics.jsonl", "tensorboard", "checkpoints", "best"}
+    assert names == {
+        "config.json",
+        "run.json",
+        "scans.csv",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "best",
+        ".lock",
+    }
     lines = log_lines(tmp_path / "r")
     train = [x for x in lines if "train/loss" in x]
     assert [x["step"] for x in train] == list(range(1, train[-1]["step"] + 1))
@@ -59,7 +68,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(smoke, tmp_path, log_lines, monk
     loop.train(config, tmp_path / "whole")
 
     scored = []
-    real = loop.predict_fold
+    real = loop.evaluate_fold
 
     def stopping(*args, **kwargs):
         if len(scored) == stop_after:
@@ -68,7 +77,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(smoke, tmp_path, log_lines, monk
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "predict_fold", stopping)
+        patch.setattr(loop, "evaluate_fold", stopping)
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, tmp_path / "parts")
     loop.train(config, tmp_path / "parts")

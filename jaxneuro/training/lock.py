@@ -1,0 +1,44 @@
+"""One run a folder at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxneuro import terminal
+from jaxneuro.errors import InputError
+
+FILE = ".lock"
+
+
+@contextmanager
+def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep every other process from training in a folder, made if need be; the lock goes with the process, however it
+    ends.
+
+    Raises:
+      InputError: another process holds it; names it.
+    """
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    with open(Path(workdir) / FILE, "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            handle.seek(0)
+            raise InputError(
+                f"{workdir}: is being trained by {handle.read().strip() or 'another process'}; expected no other run "
+                "in the folder; wait for it, stop it, or choose another --workdir"
+            ) from e
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            terminal.say(f"warning: {workdir}: this file system has no locks; see to it that no second run uses it")
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        yield
