@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxneuro import __version__, terminal
-from jaxneuro.errors import InputError
+from jaxneuro.errors import InputError, Preempted
 
 _EXTRAS = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report", "torch": "torch"}
 _LAYOUTS = "torchvision, video_swin, mmaction2 (Swin); monai, yaware (DenseNet); minit (MiNiT, NiT); monai, mae (ViT)"
@@ -25,16 +25,20 @@ _LAYOUTS = "torchvision, video_swin, mmaction2 (Swin); monai, yaware (DenseNet);
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 for an error that the line explains, 130 when interrupted.
 
+    75 (sysexits' EX_TEMPFAIL: try again) says that SIGTERM ended a run, which has saved its state.
+
     With JAXNEURO_DEBUG=1 in the environment an error comes with its traceback.
     """
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.verb != "train":
+    if rest and known.verb not in ("train", "probe"):
         parser.error(f"found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help")
     try:
         known.run(known, rest)
     except KeyboardInterrupt as e:
         return _fail(f"interrupted {e}".strip(), 130)
+    except Preempted as e:
+        return _fail(f"told to end {e}", os.EX_TEMPFAIL)
     except InputError as e:
         return _fail(str(e))
     except OSError as e:
@@ -101,9 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     p = verbs.add_parser("evaluate", help="test a run's best checkpoint: predictions.csv and metrics.json")
     p.add_argument("workdir", type=Path, help="folder of the run")
     p.add_argument("--data", type=Path, help="another dataset, to test on all of it")
+    p.add_argument("--task", help="of a run that learnt several (default: the main one)")
     p.add_argument("--out", type=Path, help="folder for the results")
     p.add_argument("--resamples", type=_positive, default=2000, help="of the bootstrap (default: 2000)")
     p.set_defaults(run=_evaluate)
+
+    p = verbs.add_parser(
+        "probe",
+        help="how much a linear model reads from a network's frozen features, and from those of an untrained one",
+        epilog="Any value of the config can be set: --config.data.fraction=0.1",
+    )
+    p.add_argument("workdir", type=Path, metavar="RUN", help="folder of a run, or one that convert or export wrote")
+    p.add_argument("--config", required=True, help="a file in configs/: its data and task")
+    p.add_argument("--out", type=Path, help="folder for probe.json (default: probe-TASK in the run's)")
+    p.add_argument("--features", type=Path, metavar="FILE", help="write the features here, too (.npz)")
+    p.add_argument("--resamples", type=_positive, default=2000, help="of the bootstrap (default: 2000)")
+    p.set_defaults(run=_probe)
 
     p = verbs.add_parser("info", help="describe a dataset (and check it) or a model")
     p.add_argument("what", help="a folder that prepare made, or a model's name")
@@ -285,8 +302,20 @@ def _evaluate(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro.training import runtime
 
     runtime.start()
-    result = evaluate.evaluate(args.workdir, data=args.data, out=args.out, resamples=args.resamples)
+    result = evaluate.evaluate(args.workdir, data=args.data, task=args.task, out=args.out, resamples=args.resamples)
     terminal.say(tables.to_rich(tables.summary(result)))
+
+
+def _probe(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    from jaxneuro import configuration
+    from jaxneuro.evaluation import probe
+    from jaxneuro.study import tables
+    from jaxneuro.training import runtime
+
+    config = configuration.read(args.config, rest)
+    runtime.start()
+    result = probe.probe(args.workdir, config, args.out, features=args.features, resamples=args.resamples)
+    terminal.say(tables.to_rich(tables.probe(result)))
 
 
 def _info(args: argparse.Namespace, _: Sequence[str]) -> None:

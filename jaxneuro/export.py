@@ -14,6 +14,7 @@ from jaxneuro import augment, interop, models, records
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.interop import files, folder, layouts
+from jaxneuro.tasks import Task
 from jaxneuro.training import experiment, journal, sharding
 
 #: StableHLO is written for all of these, and runs on whichever is there.
@@ -91,32 +92,27 @@ def _of_run(workdir: Path) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Arra
     variables = jax.tree.map(np.asarray, {k: v for k, v in weights.items() if v or k == "params"})
     variables.setdefault("batch_stats", {})
     normalise = augment.normaliser(config.data.normalise)
-    model, objective, task, dataset = parts.model, parts.objective, parts.task, parts.dataset
+    model, objective, dataset = parts.model, parts.objective, parts.dataset
 
     def predict(variables: Any, x: jax.Array) -> jax.Array:
-        return objective.predict(model.apply(variables, normalise(x), train=False)[0])
+        outputs = model.apply(variables, normalise(x), train=False)[0]
+        return objective.predict(outputs) if objective.predict else outputs
 
-    settings = {k: v for k, v in config.model.to_dict().items() if k != "name"}
-    *size, channels = dataset.shape
-    settings |= {"num_outputs": task.num_outputs, "input_size": size, "in_channels": channels}
-    train = parts.targets[parts.folds["train"]]
-    scaling = {"mean": float(train.mean(dtype=np.float64)), "scale": float(train.std(dtype=np.float64))}
-    output = {"binary": "probability of the second class", "multiclass": "probability of each class"}
+    labels = parts.labels_of("train")
+    targets = [_target(task, labels[task.name]) for task in parts.tasks]
     card = dataset.card
     return model, variables, predict, {
-        "model": {"name": config.model.name, "settings": settings},
-        "input_size": size,
-        "in_channels": channels,
+        "model": {k: _plain(v) for k, v in parts.described.items()},
+        "input_size": list(dataset.shape[:3]),
+        "in_channels": dataset.shape[3],
         "spacing_mm": card["spacing_mm"],
         "axes": card["axes"],
         "recipe": card["recipe"],
         "recipe_fingerprint": card["recipe_fingerprint"],
         "normalise": config.data.normalise,
         "input": "volumes [batch, depth, height, width, channel] as prepared, before normalisation",
-        "task": {"name": task.name, "kind": task.kind, "target": task.target, "unit": task.unit},
-        "labels": list(task.classes) or None,
-        "target_scaling": scaling if task.kind == "regression" else None,
-        "output": output.get(task.kind, f"{task.target} in {task.unit or 'its own unit'}"),
+        "objective": config.objective.name,
+        "targets": targets,
         "training": {
             "data": card["name"],
             "synthetic": card["synthetic"],
@@ -125,10 +121,27 @@ def _of_run(workdir: Path) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Arra
             "scans": len(parts.folds["train"]),
             "step": step,
             "chosen_by": chosen,
+            "init": records.read_json(workdir / "run.json", expected="what a run wrote down").get("init"),
         },
         "config": config.to_dict(),
         "versions": journal.versions(),
     }  # fmt: skip
+
+
+def _target(task: Task, train: np.ndarray) -> dict[str, Any]:
+    """Describe a prediction; they stand in the order of the tasks, one column each but for the classes of several."""
+    output = {"binary": "probability of the second label", "multiclass": "probability of each label"}
+    scaling = {"mean": float(np.nanmean(train, dtype=np.float64)), "scale": float(np.nanstd(train, dtype=np.float64))}
+    return {
+        **{k: getattr(task, k) for k in ("name", "kind", "target", "unit")},
+        "labels": list(task.classes) or None,
+        "scaling": scaling if task.kind == "regression" else None,
+        "output": output.get(task.kind, f"{task.target} in {task.unit or 'its own unit'}"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _program(model: Any, variables: Any, predict: Callable[[Any, jax.Array], jax.Array]) -> bytes:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from jaxneuro.errors import InputError
 from jaxneuro.evaluation import metrics, statistics
 from jaxneuro.manifest import Scan
 from jaxneuro.tasks import Task
-from jaxneuro.training import checkpoint, experiment, journal, loop, optim, sharding, state, steps
+from jaxneuro.training import checkpoint, experiment, journal, loop, optim, sharding, start, state, steps
 
-_LEVEL = 0.95
+LEVEL = 0.95
 
 
 def evaluate(
     workdir: str | Path,
     *,
     data: str | Path | None = None,
+    task: str | None = None,
     out: str | Path | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -40,7 +42,9 @@ def evaluate(
       workdir: folder of the run.
       data: another dataset, all of whose subjects (first session) then form the fold `ood`; by default the run's own,
         with its folds validation, test and ood.
-      out: folder for the results; by default `evaluation`, or `evaluation-NAME-HASH` for another dataset, in `workdir`.
+      task: of a run that learnt several, the one to test; by default the main one.
+      out: folder for the results; by default `evaluation`, or `evaluation-NAME-HASH` for another dataset, in `workdir`,
+        with `-TASK` for another task than the main one.
       resamples: of the bootstrap.
       seed: of the bootstrap.
 
@@ -60,8 +64,17 @@ def evaluate(
             f"{workdir}: found no run.json; expected a run that began to train; run the same train command"
         )
     journal.check_dataset(workdir, parts.dataset.card)
-    tested = parts if data is None else _other(parts, Path(data))
+    if not parts.tasks:
+        raise InputError(
+            f"{workdir}: objective '{config.objective.name}' predicts nothing to test; expected a supervised run; "
+            f"fine-tune it with --config.init.path={workdir}, or look at its features with jaxneuro probe {workdir}"
+        )
+    chosen_task, columns = _which(parts, task)
+    parts = _of_task(parts, chosen_task)
+    tested = parts if data is None else _other(parts, Path(data), chosen_task)
     used = {"training": manifest.read(workdir / "scans.csv")}
+    if (workdir / start.SEEN).is_file():
+        used["pre-training"] = manifest.read(workdir / start.SEEN)
     if data is not None:
         # It chose the checkpoint and the threshold.
         used["validation"] = parts.scans("validation")
@@ -72,63 +85,53 @@ def evaluate(
     # Whatever mesh it was trained on: every device here takes a share of each batch.
     mesh = sharding.make_mesh({"data": -1})
     step, weights, chosen = best(parts, workdir, mesh)
-    normalise = augment.normaliser(config.data.normalise)
-    predict = steps.predict_step(parts.model.apply, parts.objective, normalise=normalise, mesh=mesh)
-    reading = loop.how_to_read(config, mesh)
-    reading["batch_size"] = -(-reading["batch_size"] // mesh.size) * mesh.size
+    values_of = steps.evaluation_step(
+        parts.model.apply, parts.objective, normalise=augment.normaliser(config.data.normalise), mesh=mesh
+    )
+    reading = how_to_read(config, mesh)
 
     def predictions(of: experiment.Experiment, fold: str) -> np.ndarray:
         with records.Reader(of.dataset) as reader:
-            return loop.predict_fold(of, reader, predict, weights, fold, mesh, **reading)
+            return loop.evaluate_fold(of, reader, values_of, weights, fold, mesh, **reading)[:, columns]
 
     found = {"validation": (parts, predictions(parts, "validation"))}
     for fold in ("test", "ood"):
         found[fold] = (tested, predictions(tested, fold))
-    task = parts.task
-    threshold = _threshold(parts, found["validation"][1])
-    mean = float(parts.targets[parts.folds["train"]].mean(dtype=np.float64))
+    target = {fold: of.labels_of(fold)[chosen_task.name] for fold, (of, _) in found.items()}
+    threshold = choose_threshold(chosen_task, target["validation"], found["validation"][1])
+    mean = float(np.nanmean(parts.labels_of("train")[chosen_task.name], dtype=np.float64))
     with terminal.progress("intervals", len(found)) as report:
         folds = {}
         for i, (fold, (of, values)) in enumerate(found.items()):
-            folds[fold] = _fold(
-                task, of.scans(fold), of.targets[of.folds[fold]], values, threshold, mean, resamples, seed
+            folds[fold] = score_fold(
+                chosen_task, of.scans(fold), target[fold], values, threshold, mean, resamples, seed
             )
             report(i + 1)
-    card = tested.dataset.card
     result = {
-        "task": {
-            **{k: getattr(task, k) for k in ("name", "kind", "target", "unit")},
-            "classes": list(task.classes) or None,
-        },
+        "task": describe_task(chosen_task),
         "checkpoint": {"step": step, "chosen_by": f"validation/{parts.objective.metric}", **chosen},
-        "model": {"name": config.model.name, "parameters": sum(x.size for x in jax.tree.leaves(weights["params"]))},
+        "model": {
+            "name": parts.described["name"],
+            "parameters": sum(x.size for x in jax.tree.leaves(weights["params"])),
+        },
         "threshold": threshold,
-        "interval": {
-            "method": "percentile bootstrap over subjects" + ("" if task.kind == "regression" else ", within classes"),
-            "resamples": resamples,
-            "level": _LEVEL,
-        },
+        "interval": describe_interval(chosen_task, resamples),
         "folds": folds,
-        "data": {
-            "path": str(tested.dataset.path),
-            "name": card["name"],
-            "synthetic": card["synthetic"],
-            "card_sha256": records.file_sha256(tested.dataset.path / "card.json"),
-            "recipe": card["recipe"],
-            "recipe_fingerprint": card["recipe_fingerprint"],
-        },
+        "data": describe_data(tested.dataset),
         "excluded": [{"reason": r, "scans": n} for r, n in sorted(tested.excluded.items())],
         "versions": journal.versions(),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "wall_seconds": round(time.perf_counter() - began, 1),
     }
     if jax.process_index() == 0:
-        out = Path(out) if out else workdir / ("evaluation" if data is None else _folder_name(tested.dataset))
+        name = "evaluation" if data is None else _folder_name(tested.dataset)
+        name += f"-{chosen_task.name}" if len(parts.tasks) > 1 and chosen_task is not parts.tasks[0] else ""
+        out = Path(out) if out else workdir / name
         out.mkdir(parents=True, exist_ok=True)
         write_predictions(
             out / "predictions.csv",
-            task,
-            {f: (of.scans(f), of.targets[of.folds[f]], v) for f, (of, v) in found.items()},
+            chosen_task,
+            {f: (of.scans(f), target[f], v) for f, (of, v) in found.items()},
         )
         journal.write_json(out / "metrics.json", result)
         terminal.say(f"{out}: predictions.csv, metrics.json")
@@ -142,26 +145,88 @@ def read_config(workdir: str | Path) -> ml_collections.FrozenConfigDict:
       InputError: the folder is no run's.
     """
     file = Path(workdir) / "config.json"
-    keys = ["seed", "data", "task", "model"]
+    keys = ["seed", "data", "task", "also", "objective", "model"]
     return ml_collections.FrozenConfigDict(records.read_json(file, keys, expected="the folder of a training run"))
 
 
 def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan], np.ndarray, np.ndarray]]) -> None:
     """Write one row a scan: fold, its manifest row, target and prediction (probability, class index, or the unit)."""
     probabilities = [f"probability_{c}" for c in task.classes] if task.kind == "multiclass" else []
-    columns = ["fold", *(c for c in manifest.COLUMNS if c != "path"), "target", "prediction", *probabilities]
+    described = [c for c in manifest.COLUMNS if c not in ("path", "label")]
+    columns = ["fold", *described, "target", "prediction", *probabilities]
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(columns)
         for fold, (scans, targets, values) in folds.items():
             for scan, target, value in zip(scans, targets, values, strict=True):
-                row = [getattr(scan, c) for c in columns[1:8]]
+                row = [getattr(scan, c) for c in described]
                 guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
                 label = float(target) if task.kind == "regression" else int(target)
                 writer.writerow([fold, *(_cell(v) for v in row), _cell(label), *map(_cell, guess)])
 
 
-def _other(parts: experiment.Experiment, path: Path) -> experiment.Experiment:
+def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str, int]:
+    """Return how the loop reads, in batches that every device of the mesh takes an equal share of."""
+    reading = loop.how_to_read(config, mesh)
+    return {**reading, "batch_size": -(-reading["batch_size"] // mesh.size) * mesh.size}
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """Return what results say of their task."""
+    return {
+        **{k: getattr(task, k) for k in ("name", "kind", "target", "unit")},
+        "classes": list(task.classes) or None,
+    }
+
+
+def describe_interval(task: Task, resamples: int) -> dict[str, Any]:
+    """Return what results say of their intervals, which are those of `score_fold`."""
+    within = "" if task.kind == "regression" else ", within classes"
+    return {"method": f"percentile bootstrap over subjects{within}", "resamples": resamples, "level": LEVEL}
+
+
+def describe_data(dataset: records.Dataset) -> dict[str, Any]:
+    """Return what results say of the dataset that they are of."""
+    card = dataset.card
+    return {
+        "path": str(dataset.path),
+        "name": card["name"],
+        "synthetic": card["synthetic"],
+        "card_sha256": records.file_sha256(dataset.path / "card.json"),
+        "recipe": card["recipe"],
+        "recipe_fingerprint": card["recipe_fingerprint"],
+    }
+
+
+def compare_recipes(dataset: records.Dataset, trained: Mapping[str, Any]) -> None:
+    """Warn when scans were prepared otherwise than those of a network's training, whose card or the like is given."""
+    here = dataset.card
+    if here["recipe_fingerprint"] != trained["recipe_fingerprint"]:
+        terminal.say(
+            f"warning: {dataset.path}: its recipe ({here['recipe_fingerprint']}) is not that of the training data "
+            f"({trained['recipe_fingerprint']}): {_recipe_difference(here['recipe'], trained['recipe'])}"
+        )
+
+
+def _which(parts: experiment.Experiment, name: str | None) -> tuple[Task, slice]:
+    """Return a task of a run by name, and the columns of the predictions that are its own."""
+    begin = 0
+    for task in parts.tasks:
+        # A class each of several, else one value.
+        width = len(task.classes) if task.kind == "multiclass" else 1
+        if name in (None, task.name):
+            return task, slice(begin, begin + width)
+        begin += width
+    raise InputError(f"--task: found '{name}'; expected one of {', '.join(t.name for t in parts.tasks)}")
+
+
+def _of_task(parts: experiment.Experiment, task: Task) -> experiment.Experiment:
+    """Return the experiment with only those scans in its folds that have a label of the task."""
+    known = np.isfinite(parts.labels[task.name])
+    return dataclasses.replace(parts, folds={f: [i for i in numbers if known[i]] for f, numbers in parts.folds.items()})
+
+
+def _other(parts: experiment.Experiment, path: Path, task: Task) -> experiment.Experiment:
     """Return the experiment with another dataset's scans as its `ood` fold, and no test fold."""
     dataset = records.open_dataset(path)
     if dataset.card["manifest_sha256"] == parts.dataset.card["manifest_sha256"]:
@@ -171,20 +236,15 @@ def _other(parts: experiment.Experiment, path: Path) -> experiment.Experiment:
             f"{path}: found volumes of {list(dataset.shape)}; expected {list(parts.dataset.shape)} as in training; "
             f"prepare with the recipe '{parts.dataset.card['recipe'].get('name')}'"
         )
-    here, trained = dataset.card, parts.dataset.card
-    if here["recipe_fingerprint"] != trained["recipe_fingerprint"]:
-        terminal.say(
-            f"warning: {path}: its recipe ({here['recipe_fingerprint']}) is not that of the training data "
-            f"({trained['recipe_fingerprint']}): {_recipe_difference(here['recipe'], trained['recipe'])}"
-        )
-    targets, has, excluded = parts.task.targets(dataset.scans)
-    labelled = np.flatnonzero(has)
+    compare_recipes(dataset, parts.dataset.card)
+    _, labelled, excluded = experiment.labels_for((task,), dataset.scans)
+    labels, _, _ = experiment.labels_for(parts.tasks, dataset.scans)
     scans = [dataset.scans[i] for i in labelled]
     chosen = labelled[splits.select(scans, dataset.splits, "all", sessions="first")]
     return dataclasses.replace(
         parts,
         dataset=dataset,
-        targets=targets,
+        labels=labels,
         excluded=excluded,
         folds={"validation": [], "test": [], "ood": chosen.tolist()},
     )
@@ -207,22 +267,29 @@ def best(parts: experiment.Experiment, workdir: Path, mesh: Any) -> tuple[int, A
       InputError: there is none.
     """
     optimizer, _ = optim.build(name="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0, total_steps=1)
-    boxed = state.abstract(parts.model, optimizer, (1, *parts.dataset.shape))
+    boxed = state.abstract(parts.model, optimizer)
     where = sharding.shardings(mesh, boxed)
     like = checkpoint.like(sharding.unbox(boxed), where)
     return checkpoint.load_best(workdir, {"params": like.params, "batch_stats": like.batch_stats})
 
 
-def _threshold(parts: experiment.Experiment, validation: np.ndarray) -> dict[str, Any] | None:
-    if parts.task.kind != "binary":
+def choose_threshold(task: Task, target: np.ndarray, validation: np.ndarray) -> dict[str, Any] | None:
+    """Return the threshold of a binary task, its rule and where it was chosen; None for other tasks.
+
+    Args:
+      task: the task.
+      target: [n], of the validation fold.
+      validation: predictions [n, 1] of it.
+    """
+    if task.kind != "binary":
         return None
-    value = metrics.youden_threshold(parts.targets[parts.folds["validation"]], validation[:, 0])
+    value = metrics.youden_threshold(target, validation[:, 0])
     if math.isnan(value):
         return {"value": 0.5, "rule": "0.5, for validation holds one class", "chosen_on": None}
     return {"value": value, "rule": "Youden's index", "chosen_on": "validation"}
 
 
-def _fold(
+def score_fold(
     task: Task,
     scans: list[Scan],
     target: np.ndarray,
@@ -232,6 +299,17 @@ def _fold(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
+    """Describe one fold and its metrics with their intervals; a metric that is undefined has a reason.
+
+    Args:
+      task: the task.
+      scans: of the fold.
+      target: [n].
+      predictions: [n, k], in the target's unit.
+      threshold: of a binary task, as `choose_threshold` gives it.
+      mean: mean target of the training fold.
+      resamples, seed: of the bootstrap over subjects.
+    """
     described: dict[str, Any] = {
         "scans": len(scans),
         "subjects": len({s.subject for s in scans}),
@@ -256,7 +334,7 @@ def _fold(
         [s.subject for s in scans],
         None if task.kind == "regression" else target,
         resamples=resamples,
-        level=_LEVEL,
+        level=LEVEL,
         seed=seed,
     )
     for name, value in values.items():

@@ -185,6 +185,32 @@ def summary_of_runs(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     return Table("Summary", tuple(columns), tuple(rows), tuple(notes))
 
 
+def probe(result: Mapping[str, Any]) -> Table:
+    """Compare probes of a trained and an untrained network: a row for each fold with its main metric."""
+    metric, unit = main_metric(result), metric_name(main_metric(result), result)
+    regression = result["task"]["kind"] == "regression"
+    rows = []
+    for fold in fold_order(result["trained"]["folds"]):
+        here, there = (result[network]["folds"][fold] for network in ("trained", "untrained"))
+        nothing = number((metric_of(here, "mae_of_mean") or {}).get("value")) if regression else number(0.5)
+        cells = (estimate(metric_of(here, metric), reasons=True), estimate(metric_of(there, metric)), nothing)
+        rows.append((fold_name(fold), *cells, f"{here['scans']:,}"))
+    columns = (
+        "Fold",
+        f"{unit}, {level(result)} interval",
+        "Untrained network",
+        "Training mean" if regression else "Chance",
+        "Scans",
+    )
+    model, scans = result["model"], result["probe"]["folds"]["train"]
+    penalties = " and ".join(f"{result[network]['penalty']:g} ({network})" for network in ("trained", "untrained"))
+    notes = (
+        f"{result['probe']['model'].capitalize()}, of {model['features']:,} features, fitted to {scans:,} scans.",
+        f"Penalties: {penalties}, chosen on validation.",
+    )
+    return Table(f"Probe: task {result['task']['name']}, features of {model['name']}", columns, tuple(rows), notes)
+
+
 def interval_width(metric: Mapping[str, Any] | None) -> float | None:
     """Measure an interval from end to end; None when there is none."""
     low, high = ((metric or {}).get(end) for end in ("low", "high"))
