@@ -1,0 +1,196 @@
+"""Does pre-training help? The paper's question on synthetic scans: pre-train, fine-tune, test, one table.
+
+python tools/pretraining.py --out runs/pretraining            (hours on two cores; stopped, it goes on)
+python tools/pretraining.py --out runs/pretraining --only vit
+
+A pre-training cohort of healthy people, and another cohort with Alzheimer's and Parkinson's disease, of other people.
+Two small networks, each from scratch and after each objective that it can be pre-trained with; three tasks, 10 % and
+100 % of the training subjects, three seeds; the same recipe for every row of a network. Prints and writes `table.md`
+and `results.json`; docs/pretraining.md is made from these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxneuro import configuration, terminal
+from jaxneuro.evaluation import evaluate, probe
+from jaxneuro.prepare import cohort
+from jaxneuro.prepare import run as preparing
+from jaxneuro.training import loop, runtime
+
+VOXEL_MM = 3.0
+RECIPE = "quick40"
+UNSEEN_SITE = "D"
+
+#: Network -> its overrides.
+NETWORKS = {
+    "densenet": (
+        "model.name=tiny_densenet", "model.block_sizes=(2,4,4)", "model.growth_rate=12", "model.stem_features=24",
+        "data.batch_size=16",
+    ),
+    "vit": (
+        "model.name=vit_b16", "model.patch_size=(8,8,8)", "model.width=96", "model.depth=4", "model.heads=4",
+        "data.batch_size=16",
+    ),
+}  # fmt: skip
+#: Network -> name of a pre-training -> (config, overrides).
+PRETRAINING: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "densenet": {
+        "sex": (
+            "pretrain_supervised",
+            ("training.epochs=10", "optimizer.warmup_epochs=1.0", "optimizer.learning_rate=2e-3"),
+        ),
+        "y-aware": (
+            "pretrain_contrastive",
+            ("training.epochs=20", "data.batch_size=32", "optimizer.learning_rate=1e-3", "data.normalise=brain"),
+        ),
+    },
+    "vit": {
+        "sex": (
+            "pretrain_supervised",
+            ("training.epochs=20", "optimizer.warmup_epochs=2.0", "optimizer.learning_rate=5e-4"),
+        ),
+        "SimMIM": ("pretrain_masked", ("training.epochs=60", "optimizer.learning_rate=1e-3", "objective.ratio=0.6")),
+        "MAE": (
+            "pretrain_masked",
+            ("training.epochs=100", "optimizer.learning_rate=1e-3", "objective.kind=mae", "objective.ratio=0.75"),
+        ),
+    },
+}
+TASKS = {"ad": "finetune_ad", "pd": "finetune_pd", "age": "finetune_age"}
+#: Share of the training subjects -> overrides. A tenth is so few scans that an epoch is a step or two.
+FRACTIONS = {
+    "0.1": ("training.epochs=40", "data.batch_size=8", "training.evaluate_every=4"),
+    "1.0": ("training.epochs=20",),
+}
+FINETUNING = {
+    "densenet": ("optimizer.learning_rate=2e-3",),
+    "vit": ("optimizer.learning_rate=5e-4",),
+}
+
+
+def main() -> None:
+    """Run what is not yet done and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/pretraining"))
+    parser.add_argument("--subjects", type=int, default=1200, help="of the pre-training cohort")
+    parser.add_argument("--patients", type=int, default=640, help="subjects of the cohort with patients")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=list(NETWORKS), help="one network")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="of everything, to try the tool itself")
+    args = parser.parse_args()
+    began = time.perf_counter()
+    runtime.start()
+    healthy = data(args.out / "healthy", args.workers, "h", cohort.CohortSpec(
+        subjects=args.subjects, seed=1000, sites=("A", "B", "C"), diagnoses={"CN": 1.0}, age_mean={"CN": 65.0},
+        age_sd=10.0, age_range=(45.0, 83.0), max_sessions=1, voxel_size=VOXEL_MM,
+    ), test=0.05, validation=0.1)  # fmt: skip
+    patients = data(args.out / "patients", args.workers, "p", cohort.CohortSpec(
+        subjects=args.patients, seed=0, max_sessions=1, voxel_size=VOXEL_MM,
+    ), test=0.45, validation=0.15, ood_sites=(UNSEEN_SITE,))  # fmt: skip
+    less = () if args.epochs is None else (f"training.epochs={args.epochs}", "optimizer.warmup_epochs=0.1")
+    results: list[dict[str, Any]] = []
+    for network in [args.only] if args.only else NETWORKS:
+        starts = {"scratch": ""}
+        probes = {}
+        for name, (config, settings) in PRETRAINING[network].items():
+            workdir = args.out / network / name / "pretraining"
+            train(config, workdir, (f"data.path={healthy}", *NETWORKS[network], *settings, *less))
+            starts[name] = str(workdir)
+            probes[name] = {task: probed(workdir, TASKS[task], patients) for task in TASKS}
+        for task, fraction, name, seed in rows(starts, args.seeds):
+            workdir = args.out / network / name / f"{task}-{fraction}-{seed}"
+            settings = (
+                f"data.path={patients}", f"data.fraction={fraction}", f"seed={seed}", f"init.path={starts[name]}",
+                *NETWORKS[network], *FINETUNING[network], *FRACTIONS[fraction], *less,
+            )  # fmt: skip
+            folds = tested(TASKS[task], workdir, settings)
+            row = {"network": network, "start": name, "task": task, "fraction": fraction, "seed": seed, **folds}
+            results.append(row)
+        (args.out / f"probes-{network}.json").write_text(json.dumps(probes, indent=1) + "\n")
+    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = table(results)
+    (args.out / "table.md").write_text(text)
+    print(text)
+    terminal.say(f"{args.out}: table.md, results.json; {(time.perf_counter() - began) / 60:.0f} min")
+
+
+def data(out: Path, workers: int, prefix: str, spec: cohort.CohortSpec, **folds: Any) -> Path:
+    """Make a cohort and its shards, once; returns the shards."""
+    shards = out / "shards"
+    if not shards.exists():
+        if not (out / "cohort").exists():
+            with terminal.progress("making subjects") as live:
+                cohort.write_cohort(out / "cohort", spec, workers=workers, progress=live)
+        preparing.prepare(out / "cohort", shards, recipe=RECIPE, subject_prefix=prefix, workers=workers, **folds)
+    return shards
+
+
+def rows(starts: dict[str, str], seeds: int) -> Iterator[tuple[str, str, str, int]]:
+    """Yield (task, fraction, start, seed), the cheap ones first."""
+    for fraction in FRACTIONS:
+        for task in TASKS:
+            for name in starts:
+                for seed in range(seeds):
+                    yield task, fraction, name, seed
+
+
+def train(config: str, workdir: Path, settings: tuple[str, ...]) -> None:
+    """Train, or go on; a finished run costs nothing."""
+    if not (workdir / "done").exists():
+        terminal.say(f"\n== {workdir}")
+        loop.train(configuration.read(f"configs/{config}.py", [f"--config.{s}" for s in settings]), workdir)
+        (workdir / "done").touch()
+
+
+def tested(config: str, workdir: Path, settings: tuple[str, ...]) -> dict[str, float]:
+    """Return the score of a run on held-out subjects and on the unseen site."""
+    train(config, workdir, settings)
+    file = workdir / "evaluation" / "metrics.json"
+    found = json.loads(file.read_text()) if file.exists() else evaluate.evaluate(workdir, resamples=20)
+    metric = "mae" if found["task"]["kind"] == "regression" else "roc_auc"
+    return {fold: found["folds"][fold]["metrics"][metric]["value"] for fold in ("test", "ood")}
+
+
+def probed(workdir: Path, config: str, shards: Path) -> dict[str, Any]:
+    """Return what a linear model reads from the features of a pre-trained network, and of an untrained one."""
+    file = workdir / f"probe-{config}" / "probe.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    return probe.probe(
+        workdir, configuration.read(f"configs/{config}.py", [f"--config.data.path={shards}"]), file.parent
+    )
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the table in Markdown: mean (deviation over seeds) on held-out subjects; unseen site."""
+    lines = ["| network | start | " + " | ".join(f"{t}, {float(f):.0%}" for t in TASKS for f in FRACTIONS) + " |"]
+    lines.append("|---|---|" + "---|" * (len(TASKS) * len(FRACTIONS)))
+    for network, start in dict.fromkeys((r["network"], r["start"]) for r in results):
+        cells = []
+        for task in TASKS:
+            for fraction in FRACTIONS:
+                wanted = {"network": network, "start": start, "task": task, "fraction": fraction}
+                mine = [r for r in results if wanted.items() <= r.items()]
+                cells.append("; ".join(spread([r[fold] for r in mine], task) for fold in ("test", "ood")))
+        lines.append(f"| {network} | {start} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float], task: str) -> str:
+    """Return mean and standard deviation, in years for age, else of ROC-AUC."""
+    digits = 2 if task == "age" else 3
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.{digits}f} ({deviation:.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
