@@ -20,7 +20,7 @@ def fails(capsys, *arguments):
     return lines[0]
 
 
-@pytest.mark.parametrize("verb", ["cohort", "prepare", "train", "evaluate", "info", "report", "demo"])
+@pytest.mark.parametrize("verb", ["cohort", "prepare", "train", "evaluate", "probe", "info", "convert", "export", "report", "demo"])
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([verb, "--help"])

@@ -74,16 +74,17 @@ def test_the_card_says_what_a_reader_needs(run, boxes, tmp_path):
     with open(run / "scans.csv", newline="") as file:
         trained = list(csv.DictReader(file))
     assert card["training"]["scans"] == len(trained)
+    (target,) = card["targets"]
     if run.name == "ad":
-        assert card["labels"] == ["CN", "AD"]
-        assert card["target_scaling"] is None
-        assert card["output"] == "probability of the second class"
+        assert target["labels"] == ["CN", "AD"]
+        assert target["scaling"] is None
+        assert target["output"] == "probability of the second label"
     else:
         ages = [float(r["age"]) for r in trained]
-        assert card["labels"] is None
-        assert card["target_scaling"]["mean"] == pytest.approx(np.mean(ages))
-        assert card["target_scaling"]["scale"] == pytest.approx(np.std(ages))
-        assert card["output"] == "age in years"
+        assert target["labels"] is None
+        assert target["scaling"]["mean"] == pytest.approx(np.mean(ages))
+        assert target["scaling"]["scale"] == pytest.approx(np.std(ages))
+        assert target["output"] == "age in years"
     # The weights are the run's best, and load by their card alone.
     _, variables, loaded = interop.load(tmp_path / "out")
     assert loaded == card
@@ -108,8 +109,8 @@ def test_a_run_goes_to_torch_and_predicts_the_same(run, boxes, tmp_path):
     normalised = np.asarray(augment.normaliser(card["normalise"])(volumes))
     with reference.torch.no_grad():
         outputs = theirs(reference.torch.from_numpy(np.moveaxis(normalised, -1, 1).copy())).numpy()[:, 0]
-    if card["target_scaling"]:
-        outputs = outputs * card["target_scaling"]["scale"] + card["target_scaling"]["mean"]
+    if scaling := card["targets"][0]["scaling"]:
+        outputs = outputs * scaling["scale"] + scaling["mean"]
     else:
         outputs = 1 / (1 + np.exp(-outputs))
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
