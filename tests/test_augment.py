@@ -15,17 +15,6 @@ from jaxneuro.errors import InputError
 X = np.random.default_rng(0).normal(3, 2, (4, 7, 8, 9, 1)).astype(np.float16)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request):
-    """Compile with few optimisations: compiling is most of what these tests do. Slow ones run what users run."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def drawn(view, x, draws, **parameters):
     """Apply a view to the same x with as many keys; returns [draws, d, h, w, c]."""
     apply = jax.jit(jax.vmap(partial(view, **parameters), in_axes=(0, None)))
