@@ -45,30 +45,44 @@ PRETRAINING: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "densenet": {
         "sex": (
             "pretrain_supervised",
-            ("training.epochs=10", "optimizer.warmup_epochs=1.0", "optimizer.learning_rate=2e-3"),
+            ("training.epochs=3", "optimizer.warmup_epochs=0.5", "optimizer.learning_rate=2e-3"),
         ),
         "y-aware": (
             "pretrain_contrastive",
-            ("training.epochs=20", "data.batch_size=32", "optimizer.learning_rate=1e-3", "data.normalise=brain"),
+            ("training.epochs=10", "data.batch_size=32", "optimizer.learning_rate=1e-3", "data.normalise=brain"),
         ),
     },
     "vit": {
         "sex": (
             "pretrain_supervised",
-            ("training.epochs=20", "optimizer.warmup_epochs=2.0", "optimizer.learning_rate=5e-4"),
+            ("training.epochs=6", "optimizer.warmup_epochs=1.0", "optimizer.learning_rate=5e-4"),
         ),
-        "SimMIM": ("pretrain_masked", ("training.epochs=60", "optimizer.learning_rate=1e-3", "objective.ratio=0.6")),
+        "SimMIM": (
+            "pretrain_masked",
+            (
+                "training.epochs=20",
+                "optimizer.learning_rate=1e-3",
+                "optimizer.warmup_epochs=2.0",
+                "objective.ratio=0.6",
+            ),
+        ),
         "MAE": (
             "pretrain_masked",
-            ("training.epochs=100", "optimizer.learning_rate=1e-3", "objective.kind=mae", "objective.ratio=0.75"),
+            (
+                "training.epochs=30",
+                "optimizer.learning_rate=1e-3",
+                "optimizer.warmup_epochs=2.0",
+                "objective.kind=mae",
+                "objective.ratio=0.75",
+            ),
         ),
     },
 }
 TASKS = {"ad": "finetune_ad", "pd": "finetune_pd", "age": "finetune_age"}
 #: Share of the training subjects -> overrides. A tenth is so few scans that an epoch is a step or two.
 FRACTIONS = {
-    "0.1": ("training.epochs=40", "data.batch_size=8", "training.evaluate_every=4"),
-    "1.0": ("training.epochs=20",),
+    "0.1": ("training.epochs=30", "data.batch_size=8", "training.evaluate_every=3"),
+    "1.0": ("training.epochs=10",),
 }
 FINETUNING = {
     "densenet": ("optimizer.learning_rate=2e-3",),
