@@ -6,7 +6,7 @@ python tools/pretraining.py --out runs/pretraining --only vit
 A pre-training cohort of healthy people, and another cohort with Alzheimer's and Parkinson's disease, of other people.
 Two small networks, each from scratch and after each objective that it can be pre-trained with; three tasks, 10 % and
 100 % of the training subjects, three seeds; the same recipe for every row of a network. Prints and writes `table.md`
-and `results.json`; docs/pretraining.md is made from these.
+and `results.json`.
 """
 
 from __future__ import annotations
