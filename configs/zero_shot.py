@@ -7,7 +7,8 @@
 It chooses the threshold on the validation fold of the new study. To carry the threshold over from the first study,
 which is what the paper's OASIS column needs, test the first run there: jaxneuro evaluate runs/ad --data data/oasis
 
-The network is that of the first run: give the same --config.model keywords as it had.
+The network, task and normalisation are those of the first run: give the same --config.model, --config.task and
+--config.data.normalise as it had. Classes and the scale of a regression come with the weights.
 """
 
 import common

@@ -287,13 +287,18 @@ def _say_prepared(out: Path, card: dict[str, Any]) -> None:
 
 
 def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
-    from jaxneuro import configuration
-    from jaxneuro.training import loop, runtime
+    from jaxneuro.training import stopping
 
-    config = configuration.read(args.config, rest)
-    runtime.start()
-    loop.train(config, args.workdir)
-    terminal.say(f"done: {args.workdir}; next: jaxneuro evaluate {args.workdir}")
+    # Before the rest is imported, which takes seconds: a job can be sent away as soon as it runs.
+    with stopping.on_signal() as stop:
+        from jaxneuro import configuration
+        from jaxneuro.training import loop, runtime
+
+        config = configuration.read(args.config, rest)
+        runtime.start()
+        loop.train(config, args.workdir, stop)
+    verb = "evaluate" if config.objective.name == "supervised" else "probe"
+    terminal.say(f"done: {args.workdir}; next: jaxneuro {verb} {args.workdir}")
 
 
 def _evaluate(args: argparse.Namespace, _: Sequence[str]) -> None:

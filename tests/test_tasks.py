@@ -36,13 +36,19 @@ def test_regression_of_some_diagnoses():
     assert has.tolist() == [True, False, False, False, False]
     assert reasons["age is missing"] == 1
     assert sum(reasons.values()) == 4
-    assert (task.num_outputs, task.unit) == (1, "years")
+    assert task.unit == "years"
 
 
-def test_multiclass_has_an_output_a_class():
+def test_multiclass_targets_are_places_among_the_classes():
     task = Task("dx", "multiclass", "diagnosis", ("CN", "AD", "PD"))
-    assert task.num_outputs == 3
     assert task.targets(SCANS)[0][:3].tolist() == [0, 1, 2]
+
+
+def test_all_labels_of_the_training_scans_become_classes_in_order():
+    task = Task("dx", "multiclass", "diagnosis", ("*",), ignore=("PD",))
+    assert task.with_classes(SCANS).classes == tuple(sorted({s.diagnosis for s in SCANS} - {"PD", "n/a"}))
+    fixed = Task("dx", "binary", "diagnosis", ("CN", "AD"))
+    assert fixed.with_classes(SCANS) is fixed
 
 
 @pytest.mark.parametrize(

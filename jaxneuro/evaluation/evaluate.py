@@ -20,7 +20,7 @@ from jaxneuro.errors import InputError
 from jaxneuro.evaluation import metrics, statistics
 from jaxneuro.manifest import Scan
 from jaxneuro.tasks import Task
-from jaxneuro.training import checkpoint, experiment, journal, loop, optim, sharding, start, state, steps
+from jaxneuro.training import checkpoint, experiment, journal, loop, optim, sharding, start, state, steps, targets
 
 LEVEL = 0.95
 
@@ -58,7 +58,7 @@ def evaluate(
     began = time.perf_counter()
     workdir = Path(workdir)
     config = read_config(workdir)
-    parts = experiment.build(config)
+    parts = experiment.build(config, targets.of(workdir))
     if not (workdir / "run.json").is_file():
         raise InputError(
             f"{workdir}: found no run.json; expected a run that began to train; run the same train command"
@@ -70,6 +70,7 @@ def evaluate(
             f"fine-tune it with --config.init.path={workdir}, or look at its features with jaxneuro probe {workdir}"
         )
     chosen_task, columns = _which(parts, task)
+    validated = parts.scans("validation")
     parts = _of_task(parts, chosen_task)
     tested = parts if data is None else _other(parts, Path(data), chosen_task)
     used = {"training": manifest.read(workdir / "scans.csv")}
@@ -77,7 +78,7 @@ def evaluate(
         used["pre-training"] = manifest.read(workdir / start.SEEN)
     if data is not None:
         # It chose the checkpoint and the threshold.
-        used["validation"] = parts.scans("validation")
+        used["validation"] = validated
     for fold in ("validation", "test", "ood"):
         for name, scans in used.items():
             splits.check_disjoint({name: scans, f"{fold} of {tested.dataset.path}": tested.scans(fold)})
@@ -157,8 +158,8 @@ def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan],
     with open(path, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(columns)
-        for fold, (scans, targets, values) in folds.items():
-            for scan, target, value in zip(scans, targets, values, strict=True):
+        for fold, (scans, labels, values) in folds.items():
+            for scan, target, value in zip(scans, labels, values, strict=True):
                 row = [getattr(scan, c) for c in described]
                 guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
                 label = float(target) if task.kind == "regression" else int(target)

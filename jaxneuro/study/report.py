@@ -72,6 +72,11 @@ def gather(workdir: Path) -> dict[str, Any]:
     for name in ("metrics.json", "predictions.csv"):
         if not (evaluation / name).is_file():
             raise FileNotFoundError(f"{evaluation / name} does not exist: run `jaxneuro evaluate {workdir}` first")
+    if not (evaluation / "metrics.json").is_file():
+        raise InputError(
+            f"{workdir}: found no evaluation/metrics.json; expected a tested run; run jaxneuro evaluate {workdir} "
+            "first (a pre-training without a target has nothing to report: jaxneuro probe)"
+        )
     keys = ("task", "model", "interval", "folds", "data")
     again = f"what evaluation writes; run `jaxneuro evaluate {workdir}` again"
     metrics = records.read_json(evaluation / "metrics.json", keys, expected=again)

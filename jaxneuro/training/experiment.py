@@ -3,6 +3,8 @@ both start here, so they cannot differ."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from jaxneuro import records, splits
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import Scan
 from jaxneuro.objectives.base import Objective
-from jaxneuro.tasks import Task
+from jaxneuro.tasks import ALL, Task
 from jaxneuro.training import pairing
 
 
@@ -32,6 +34,7 @@ class Experiment:
       excluded: why scans cannot be, with counts.
       model: the network.
       described: its name and keywords.
+      targets: what its outputs mean, a description for each task.
       objective: what is minimised.
     """
 
@@ -43,6 +46,7 @@ class Experiment:
     excluded: Counter[str]
     model: nn.Module
     described: dict[str, Any]
+    targets: list[dict[str, Any]]
     objective: Objective
 
     def scans(self, fold: str) -> list[Scan]:
@@ -54,8 +58,13 @@ class Experiment:
         return {name: values[self.folds[fold]] for name, values in self.labels.items()}
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(config: ml_collections.ConfigDict, kept: list[dict[str, Any]] | None = None) -> Experiment:
     """Open the data of a config, make its folds, and build its network and objective.
+
+    Args:
+      config: the config.
+      kept: what the network's outputs mean, where a run has settled it (`targets.of`); None works it out from the
+        training labels.
 
     Raises:
       InputError: the data, task, folds, network or objective of the config cannot be used; says which and why.
@@ -63,7 +72,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     """
     config = ml_collections.FrozenConfigDict(config)
     dataset = records.open_dataset(config.data.path)
-    tasks = _tasks(config, dataset) if config.objective.name == "supervised" else ()
+    tasks = _tasks(config, dataset, kept) if config.objective.name == "supervised" else ()
     labels, usable, excluded = labels_for(tasks, dataset.scans)
     folds = {}
     for fold in splits.FOLDS:
@@ -86,7 +95,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
                 f"{dataset.path}: fold 'train' holds no scan {what}; raise --config.data.fraction or check the task "
                 f"'{task.name}'"
             )
-    made = pairing.pair(config, pairing.Material(dataset.shape, dataset.scans, tasks, labels, folds["train"]))
+    made = pairing.pair(config, pairing.Material(dataset.shape, dataset.scans, tasks, labels, folds["train"], kept))
     return Experiment(
         config=config,
         dataset=dataset,
@@ -96,12 +105,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         excluded=excluded,
         model=made.model,
         described=made.described,
+        targets=made.targets,
         objective=made.objective,
     )
-
-
-#: In a config: every label that the training scans have is a class.
-ALL = ("*",)
 
 
 def labels_for(tasks: tuple[Task, ...], scans: list[Scan]) -> tuple[dict[str, np.ndarray], np.ndarray, Counter[str]]:
@@ -119,16 +125,31 @@ def labels_for(tasks: tuple[Task, ...], scans: list[Scan]) -> tuple[dict[str, np
     return labels, np.flatnonzero(usable), excluded
 
 
-def _tasks(config: Any, dataset: records.Dataset) -> tuple[Task, ...]:
+#: Keys of a task in `also`, as in `task`.
+_KEYS = ("kind", "target", "classes", "ignore", "only", "weight")
+
+
+def _tasks(config: Any, dataset: records.Dataset, kept: list[dict[str, Any]] | None) -> tuple[Task, ...]:
     """Return the main task and those learnt along with it."""
     if config.task.name in config.also:
         raise InputError(f"also: found '{config.task.name}', the name of the task itself; expected another")
     train = set(dataset.splits.subjects["train"])
     seen = [s for s in dataset.scans if s.subject in train]
-    tasks = []
-    for name, t in {config.task.name: config.task, **dict(config.also.items())}.items():
+    tasks: list[Task] = []
+    named: dict[str, Any] = {config.task.name: config.task, **dict(config.also.items())}
+    for name, t in named.items():
+        where = f"also.{name}" if tasks else "task"
+        if not isinstance(t, ml_collections.ConfigDict):
+            raise InputError(f"{where}: found {t!r}; expected keys such as {where}.kind=regression")
         if missing := [k for k in ("kind", "target") if k not in t]:
-            raise InputError(f"also.{name}: found no {' and no '.join(missing)}; expected both, as a task has")
+            raise InputError(f"{where}: found no {' and no '.join(missing)}; expected both, as a task has")
+        if unknown := sorted(set(t.keys()) - {"name", *_KEYS}):
+            raise InputError(f"{where}: found {', '.join(unknown)}; expected among {', '.join(_KEYS)}")
+        weight = t.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise InputError(f"{where}.weight: found {weight!r}; expected a number of at least 0")
         task = Task(name, t.kind, t.target, *(tuple(t.get(k, ())) for k in ("classes", "ignore", "only")))
+        if task.classes == ALL and kept and len(kept) > len(tasks):
+            task = dataclasses.replace(task, classes=tuple(kept[len(tasks)].get("classes") or ALL))
         tasks.append(task.with_classes(seen))
     return tuple(tasks)

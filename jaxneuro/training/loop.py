@@ -28,11 +28,14 @@ from jaxneuro.training import (
     state,
     steps,
     stopping,
+    targets,
 )
 from jaxneuro.training.pace import Pace
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
+def train(
+    config: ml_collections.ConfigDict, workdir: str | Path, stop: stopping.Stop | None = None
+) -> dict[str, float]:
     """Train as a config says; running the same again resumes.
 
     Args:
@@ -40,6 +43,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
       workdir: folder of the run. Gets config.json, run.json, scans.csv (training scans), metrics.jsonl, tensorboard/,
         checkpoints/ and best/; init.csv and pretrained_on.csv when it starts from other weights; pictures/ from
         objectives that draw some.
+      stop: what a signal sets, where the caller already listens (`stopping.on_signal`).
 
     Returns:
       Validation metrics of the best checkpoint, with its `step`.
@@ -50,7 +54,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
       KeyboardInterrupt: Ctrl-C came; the state is saved.
     """
     # ---- what the run is made of; whatever is wrong with it is told before anything is written ------------------
-    parts = experiment.build(config)
+    if stop is None:
+        with stopping.on_signal() as stop:
+            return train(config, workdir, stop)
+    versions = journal.versions()
+    parts = experiment.build(config, _kept(config, workdir))
     config = parts.config
     mesh = sharding.make_mesh(config.mesh.to_dict())
     size = config.data.batch_size
@@ -96,10 +104,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 now = state.with_weights(now, begin.variables, where)
         step = int(now.step)
         if not found:
-            _write_down(parts, Path(workdir), now, mesh, begin)
+            _write_down(parts, Path(workdir), now, mesh, begin, versions)
         log = closing.enter_context(journal.Journal(workdir, resume_at=step if found else None))
         terminal.say(_opening(parts, now, mesh, step, total, begin))
-        if begin and not found:
+        if begin and not found and any(row.what != "copied" for row in begin.rows):
             terminal.say(tables.changes(begin.rows))
 
         # ---- the steps -----------------------------------------------------------------------------------------
@@ -135,10 +143,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         key = jax.random.key(config.seed)
         pace.restart()
         report = closing.enter_context(terminal.progress("training", total))
-        stop = closing.enter_context(stopping.on_signal())
         if not total and not found:
             validate(0)  # the weights as they came: nothing is learned
-        while step < total and not _waited(best, step, epoch_steps, config.training.patience):
+        while step < total and not _waited(best, step, epoch_steps, config.training):
             if stop.is_set():
                 pace.check(workdir, parts.dataset.scans)
                 save()
@@ -198,14 +205,30 @@ def _start(parts: experiment.Experiment, workdir: str | Path) -> start.Start | N
         return None
     if checkpoint.there(workdir):
         return None
-    begin = start.load(config.init.path, parts.model, config.init.to_dict(), seed=config.seed)
+    input_ = {
+        "normalise": config.data.normalise,
+        "recipe_fingerprint": parts.dataset.card["recipe_fingerprint"],
+    }
+    begin = start.load(config.init.path, parts.model, config.init.to_dict(), seed=config.seed, input_=input_)
     start.check_unseen(begin, {fold: parts.scans(fold) for fold in parts.folds})
     return begin
 
 
-def _waited(best: dict[str, Any], step: int, epoch_steps: int, patience: int) -> bool:
-    """Tell whether the best validation score is more than `patience` epochs old; 0 waits for ever."""
-    return bool(patience) and (step - best["step"]) // epoch_steps >= patience
+def _kept(config: Any, workdir: str | Path) -> list[dict[str, Any]] | None:
+    """Return what the network's outputs mean where that is settled: by the run itself, or by the head that it keeps."""
+    if checkpoint.there(workdir):
+        return targets.of(workdir)
+    if config.init.path and config.init.head == "keep":
+        return targets.of(config.init.path)
+    return None
+
+
+def _waited(best: dict[str, Any], step: int, epoch_steps: int, settings: Any) -> bool:
+    """Tell, after a validation, whether the best score is `patience` epochs old or more; 0 waits for ever."""
+    epoch, within = divmod(step, epoch_steps)
+    if not settings.patience or not best["step"] or within or epoch % settings.evaluate_every:
+        return False
+    return epoch - best["step"] // epoch_steps >= settings.patience
 
 
 def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str, int]:
@@ -256,7 +279,12 @@ def better(value: float, best: float, mode: str) -> bool:
 
 
 def _write_down(
-    parts: experiment.Experiment, workdir: Path, now: state.TrainState, mesh: Any, begin: start.Start | None
+    parts: experiment.Experiment,
+    workdir: Path,
+    now: state.TrainState,
+    mesh: Any,
+    begin: start.Start | None,
+    versions: dict[str, str],
 ) -> None:
     if jax.process_index():
         return
@@ -270,14 +298,16 @@ def _write_down(
             "dataset": {
                 k: card[k] for k in ("name", "synthetic", "recipe", "recipe_fingerprint", *journal.SEALS) if k in card
             },
+            "normalise": parts.config.data.normalise,
             "model": parts.described,
+            "targets": parts.targets,
             "init": begin.origin if begin else None,
             "folds": {k: len(v) for k, v in parts.folds.items()},
             "excluded": [{"reason": r, "scans": n} for r, n in sorted(parts.excluded.items())],
             "parameters": sum(x.size for x in jax.tree.leaves(now.params)),
             "devices": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
             "mesh": dict(mesh.shape),
-            "versions": journal.versions(),
+            "versions": versions,
         },
     )
 

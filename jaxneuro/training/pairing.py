@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from jaxneuro.manifest import MISSING, Scan
 from jaxneuro.objectives import contrastive, masked, supervised
 from jaxneuro.objectives.base import Objective
 from jaxneuro.tasks import Task
+from jaxneuro.training import targets
 
 DTYPES = ("float32", "bfloat16")
 #: The projection of contrastive pre-training (Dufumier et al. 2021): one hidden layer, then the embedding.
@@ -32,6 +33,7 @@ class Material:
       tasks: what is predicted; empty for objectives without a target.
       labels: label of every record by task, NaN where there is none.
       train: records of the training fold.
+      kept: what the outputs mean, where that is settled (`targets`); None to work it out from the training labels.
     """
 
     shape: tuple[int, int, int, int]
@@ -39,6 +41,7 @@ class Material:
     tasks: tuple[Task, ...]
     labels: dict[str, np.ndarray]
     train: list[int]
+    kept: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ class Pair:
 
     Attributes:
       described: name and keywords of the network, for cards.
+      targets: what its outputs mean, a description each; empty where there is no target.
     """
 
     model: nn.Module
     objective: Objective
     labels: dict[str, np.ndarray]
     described: dict[str, Any]
+    targets: list[dict[str, Any]] = field(default_factory=list)
 
 
 def pair(config: Any, material: Material) -> Pair:
@@ -68,7 +73,24 @@ def pair(config: Any, material: Material) -> Pair:
     known = DEFAULTS[name]
     if unknown := sorted(set(settings) - set(known)):
         raise InputError(f"objective: found {', '.join(unknown)} for '{name}'; expected among {', '.join(known)}")
+    for key, value in settings.items():
+        if not _alike(value, known[key]):
+            example = known[key] if known[key] is not None else "l1"
+            raise InputError(f"objective.{key}: found {value!r}; expected something like {example!r}")
     return OBJECTIVES[name](config, {**known, **settings}, material)
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Say whether a value is of the kind of the default."""
+    if isinstance(default, dict):
+        return isinstance(value, dict) and all(_alike(v, 0.0) for v in value.values())
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, int):
+        return isinstance(value, int) or (isinstance(value, tuple | list) and all(_alike(v, 0) for v in value))
+    return isinstance(value, str) or value is default
 
 
 def network(
@@ -99,35 +121,20 @@ _SUPERVISED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _supervised(config: Any, settings: dict[str, Any], material: Material) -> Pair:
     for key, (fits, expected) in _SUPERVISED.items():
-        if isinstance(settings[key], str) != isinstance(DEFAULTS["supervised"][key], str) or not fits(settings[key]):
+        if not fits(settings[key]):
             raise InputError(f"objective.{key}: found {settings[key]!r}; expected {expected}")
-    targets = {}
-    for task in material.tasks:
+    train = {task.name: material.labels[task.name][material.train] for task in material.tasks}
+    described = material.kept
+    if described is None:
+        described = [targets.describe(task, train[task.name], settings) for task in material.tasks]
+    else:
+        targets.check_same(described, material.tasks, settings)
+    heads = {}
+    for task, meaning in zip(material.tasks, described, strict=True):
         share = config.task.weight if task is material.tasks[0] else config.also[task.name].get("weight", 1.0)
-        targets[task.name] = _target(task, material.labels[task.name][material.train], settings)._replace(share=share)
-    outputs = sum(t.width for t in targets.values())
-    model, described = network(config, material, {"num_outputs": outputs})
-    return Pair(model, supervised.build(targets), dict(material.labels), described)
-
-
-def _target(task: Task, train: np.ndarray, settings: Mapping[str, Any]) -> supervised.Target:
-    known = train[np.isfinite(train)].astype(np.float64)
-    if task.kind != "regression":
-        weights = supervised.balanced(train, len(task.classes)) if settings["class_weights"] == "balanced" else None
-        smoothing = settings["smoothing"]
-        if task.kind == "binary":
-            return supervised.binary(weights or (1.0, 1.0), smoothing)
-        return supervised.multiclass(len(task.classes), weights, smoothing)
-    if settings["regression"] == "soft":
-        width = settings["bin"]
-        low, high = (
-            width * f(edge) for f, edge in ((math.floor, known.min() / width), (math.ceil, known.max() / width))
-        )
-        return supervised.soft_bins(low, max(high, low + width), width, settings["deviation"])
-    scale = float(known.std())
-    if not scale > 0:
-        raise InputError(f"task '{task.name}': every training target is {known[0]:g}; expected them to differ")
-    return supervised.regression(float(known.mean()), scale, settings["regression"])
+        heads[task.name] = targets.build(meaning, train[task.name], settings)._replace(share=share)
+    model, network_described = network(config, material, {"num_outputs": sum(t.width for t in heads.values())})
+    return Pair(model, supervised.build(heads), dict(material.labels), network_described, described)
 
 
 def _contrastive(config: Any, settings: dict[str, Any], material: Material) -> Pair:

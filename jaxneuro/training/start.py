@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,8 @@ from jaxneuro.training import checkpoint
 REPORT, SEEN = "init.csv", "pretrained_on.csv"
 #: Keywords that a network computes with and no weight shows.
 _UNSEEN = ("bias_index", "epsilon", "layer_drop", "time_axis")
+#: What a card and a run say of the volumes that a network is used to.
+_SEEN_AS = ("normalise", "recipe_fingerprint")
 #: Where an error of `interop` names a flag of `jaxneuro convert`, what a run has instead.
 _FLAGS = {
     "--channels sum": "--config.init.channels=sum",
@@ -49,7 +52,14 @@ class Start:
     seen: list[Scan] | None
 
 
-def load(path: str | Path, model: nn.Module, settings: Mapping[str, Any], *, seed: int) -> Start:
+def load(
+    path: str | Path,
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    input_: Mapping[str, Any] = MappingProxyType({}),
+) -> Start:
     """Return the weights in `path` as those of a model.
 
     Args:
@@ -57,6 +67,8 @@ def load(path: str | Path, model: nn.Module, settings: Mapping[str, Any], *, see
       model: the network.
       settings: `init` of the config: `head` "fresh" or "keep", patterns `fresh` and `ignore`, `channels`, `resample`.
       seed: of what begins afresh.
+      input_: how volumes will reach the network, `normalise` and `recipe_fingerprint`, to compare with what it is used
+        to; by default nothing is compared.
 
     Raises:
       InputError: there are no such weights, or leaves that neither fit nor are named; all in one message.
@@ -69,6 +81,7 @@ def load(path: str | Path, model: nn.Module, settings: Mapping[str, Any], *, see
         leaves = {k: v for k, v in leaves.items() if not k.startswith("unused/")}
         described, seen = card["model"], None
         origin = {"path": str(path), "model": described["name"], "sha256": card["sha256"], "known": False}
+        seen_as = {k: card.get(k) for k in _SEEN_AS}
     elif (path / "config.json").is_file():
         step, weights, _ = checkpoint.load_best(path)
         leaves = folder.flat(weights)
@@ -77,8 +90,10 @@ def load(path: str | Path, model: nn.Module, settings: Mapping[str, Any], *, see
         seen = manifest.read(path / "scans.csv") + (manifest.read(path / SEEN) if (path / SEEN).is_file() else [])
         known = before is None or before.get("known", False)
         origin = {"path": str(path), "model": described["name"], "step": step, "known": known}
+        seen_as = {k: {**run.get("dataset", {}), **run}.get(k) for k in _SEEN_AS}
     else:
         raise InputError(f"init.path: found nothing to start from in {path}; expected a run, or what convert wrote")
+    _check_input(path, seen_as, input_, whole=settings["head"] == "keep")
     try:
         source = folder.build(described)
         _check_computation(model, source, whole=settings["head"] == "keep")
@@ -95,6 +110,21 @@ def load(path: str | Path, model: nn.Module, settings: Mapping[str, Any], *, see
     except InputError as e:
         raise InputError(f"init.path: {path}: {_in_a_config(str(e))}") from e
     return Start(variables, rows, origin, seen)
+
+
+def _check_input(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *, whole: bool) -> None:
+    """Say that volumes come otherwise than in the training of the weights; refuse other values where the head is kept.
+
+    Raises:
+      InputError: names the key to set.
+    """
+    for key in ours.keys() & theirs.keys():
+        if theirs[key] is None or theirs[key] == ours[key]:
+            continue
+        line = f"data.{key}: found '{ours[key]}'; expected '{theirs[key]}', as in the training of {path}"
+        if whole and key == "normalise":
+            raise InputError(f"{line}; --config.data.normalise={theirs[key]}")
+        terminal.say(f"warning: {line}")
 
 
 def _check_computation(model: Any, source: Any, *, whole: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ def on_signal() -> Iterator[Stop]:
         if signum == signal.SIGINT and asked.signal == signal.SIGINT:
             raise KeyboardInterrupt
         asked.signal = signum
+        # Written as it is: what a handler interrupts may hold the terminal's lock.
+        os.write(
+            2,
+            b"\nstopping after this step, to save it"
+            + (b"; again to stop at once\n" if signum == signal.SIGINT else b"\n"),
+        )
 
     # A shell that starts a job in the background makes it ignore interrupts; so it stays.
     wanted = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]

@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the last bit, it refuses what it cannot do."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -258,3 +259,27 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_bits(smoke, tmp_path, monk
     (step_a, a), (step_b, b) = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert step_a == step_b == 21
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_early_stopping_waits_for_a_validation_and_saves_before_it_stops(smoke, tmp_path, log_lines, monkeypatch):
+    scores = iter([0.7, 0.9, 0.8, 0.6, 0.9, 1.0])
+    built = loop.experiment.build
+
+    def with_scores(*args):
+        parts = built(*args)
+        objective = parts.objective._replace(score=lambda values, labels: {"roc_auc": next(scores)})
+        return dataclasses.replace(parts, objective=objective)
+
+    monkeypatch.setattr(loop.experiment, "build", with_scores)
+    settings = ("training.epochs=12", "training.patience=3", "training.evaluate_every=2", "data.batch_size=14")
+    config = smoke("model.name=vit_b16_testing", *settings)
+    best = loop.train(config, tmp_path / "r")
+    # Validated after epochs 2, 4, 6 and 8; best after 4; at 6 it is two epochs old, at 8 four.
+    steps = 2  # 28 scans by 14
+    assert best == {"roc_auc": 0.9, "step": 4 * steps}
+    validated = [x["step"] for x in log_lines(tmp_path / "r") if "validation/roc_auc" in x]
+    assert validated == [2 * steps, 4 * steps, 6 * steps, 8 * steps]
+    assert final(tmp_path / "r")[0] == 8 * steps
+    # The same command finds nothing left to do.
+    loop.train(config, tmp_path / "r")
+    assert next(scores) == 0.9

@@ -107,6 +107,30 @@ def test_labels_of_proxies_are_numbers_and_missing_ones_nan(build, tmp_path, smo
         ("smoke", ("objective.regression=l3",), r"objective.regression: found 'l3'; expected"),
         ("smoke", ("objective.smoothing=1.5",), r"objective.smoothing: found 1.5; expected"),
         ("smoke", ("also.sex.kind=binary",), r"also.sex: found no target"),
+        ("smoke", ("also.sex=5",), r"also.sex: found 5; expected keys such as also.sex.kind"),
+        (
+            "smoke",
+            ("also.a.kind=regression", "also.a.target=age", "also.a.wieght=0.1"),
+            "also.a: found wieght; expected among",
+        ),
+        (
+            "smoke",
+            ("also.a.kind=regression", "also.a.target=age", "also.a.weight=-3"),
+            "also.a.weight: found -3; expected",
+        ),
+        ("smoke", ("also.a.kind=regression", "also.a.target=age", "also.a.weight=abc"), "also.a.weight: found 'abc'"),
+        ("smoke", ("task.weight=-1.0",), r"task.weight: found -1.0; expected"),
+        ("smoke", ("objective.name=contrastive", "objective.temperature=abc"), "objective.temperature: found 'abc'"),
+        ("smoke", ("objective.name=contrastive", "objective.proxies.sex=abc"), "objective.proxies: found"),
+        ("smoke", ("objective.name=contrastive", "objective.proxies=age"), "objective.proxies: found 'age'"),
+        ("smoke", ("objective.name=masked", "objective.ratio=abc"), "objective.ratio: found 'abc'"),
+        ("smoke", ("objective.name=masked", "objective.mask_size=8.0"), "objective.mask_size: found 8.0"),
+        (
+            "smoke",
+            ("objective.name=masked", "objective.normalise_patches=no"),
+            "objective.normalise_patches: found 'no'",
+        ),
+        ("smoke", ("objective.name=masked", "objective.loss=l3"), "objective.loss: found 'l3'"),
         ("smoke", ("also.ad.kind=binary", "also.ad.target=sex"), r"also: found 'ad', the name of the task itself"),
         ("pretrain_contrastive", ("objective.proxies.height=1.0",), r"objective.proxies: found \['height'\]"),
         ("pretrain_masked", ("objective.kind=beit",), r"objective.kind: found 'beit'; expected one of simmim, mae"),
@@ -170,3 +194,49 @@ def test_age_as_soft_bins_spans_the_training_ages(smoke, cubes):
     with pytest.raises(InputError, match=r"objective.bin: found 0.0"):
         experiment.build(smoke("objective.regression=soft", "objective.bin=0.0", "task.kind=regression",
                                "task.target=age", "task.classes=()", "task.ignore=()", data=cubes))  # fmt: skip
+
+
+def age(smoke, cubes, *more):
+    settings = ("task.name=age", "task.kind=regression", "task.target=age", "task.classes=()", "task.ignore=()")
+    return smoke(*settings, *more, data=cubes)
+
+
+def test_what_outputs_mean_is_that_of_the_run_that_settled_it(smoke, cubes):
+    """Not of the labels at hand: a network tested on another study goes on meaning the same years."""
+    whole = experiment.build(age(smoke, cubes))
+    (described,) = whole.targets
+    ages = whole.labels_of("train")["age"].astype(np.float64)
+    assert described == {
+        "name": "age", "kind": "regression", "target": "age", "unit": "years", "form": "l1",
+        "mean": pytest.approx(ages.mean()), "scale": pytest.approx(ages.std()),
+    }  # fmt: skip
+    kept = {**described, "mean": 50.0, "scale": 4.0}
+    parts = experiment.build(age(smoke, cubes, "data.fraction=0.3"), [kept])
+    assert parts.targets == [kept]
+    np.testing.assert_allclose(parts.objective.predict(jnp.array([[2.0]])), [[58.0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "binary", "target": "diagnosis", "classes": ["CN", "AD"], "form": None}, "whose kind is 'binary'"),
+        ({"form": "soft"}, "whose form is 'soft'; found 'l1'"),
+        ({"target": "weight"}, "whose target is 'weight'; found 'age'"),
+    ],
+)
+def test_a_kept_head_of_another_meaning_is_refused(smoke, cubes, change, message):
+    kept = {"name": "x", "kind": "regression", "target": "age", "form": "l1", "mean": 60.0, "scale": 5.0, **change}
+    with pytest.raises(InputError, match=message) as caught:
+        experiment.build(age(smoke, cubes), [kept])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="that predicts"):
+        experiment.build(age(smoke, cubes), [kept, kept])
+
+
+def test_classes_of_a_kept_head_stay_in_their_order(smoke, cubes):
+    kept = {"name": "ad", "kind": "binary", "target": "diagnosis", "classes": ["AD", "CN"]}
+    with pytest.raises(InputError, match=r"whose classes is \['AD', 'CN'\]; found \['CN', 'AD'\]"):
+        experiment.build(smoke(data=cubes), [kept])
+    sites = {"name": "ad", "kind": "multiclass", "target": "site", "classes": ["B", "A", "C"]}
+    settings = ("task.kind=multiclass", "task.target=site", "task.classes=('*',)", "task.ignore=()")
+    assert experiment.build(smoke(*settings, data=cubes), [sites]).tasks[0].classes == ("B", "A", "C")
