@@ -9,7 +9,7 @@ DEMO := $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/.demo-$(VERSION))
 WORKERS ?= 2
 SEED ?= 0
 
-.PHONY: demo test test-slow lint format install clean
+.PHONY: demo test test-slow test-resume lint format install clean
 
 demo: $(DEMO)  ## the whole road on synthetic scans; the last line printed is the report
 	$(VENV)/bin/jaxneuro demo --out runs/demo-$(SEED) --seed $(SEED) --workers $(WORKERS)
@@ -19,6 +19,9 @@ test: $(STAMP)  ## the tests that run in minutes
 
 test-slow: $(STAMP)  ## the long ones
 	$(VENV)/bin/python -m pytest -m slow
+
+test-resume: $(STAMP)  ## kill a run again and again: it learns the same
+	$(VENV)/bin/python -m pytest tests/training/test_resume.py -s
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -36,6 +39,7 @@ $(VENV)/.demo-$(VERSION): EXTRA := prepare,report
 $(STAMP) $(VENV)/.demo-$(VERSION): pyproject.toml constraints.txt
 	@$(PYTHON) -c '' 2>/dev/null || { echo "found no interpreter $(PYTHON); try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "jaxneuro needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.11" % v)'
+	@echo "making $(VENV) anew: it is missing, or pyproject.toml, constraints.txt or PYTHON changed" >&2
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip

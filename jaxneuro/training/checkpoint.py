@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -44,6 +45,9 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2) -> None:
         self._workdir = Path(workdir).absolute()
+        for name in ("checkpoints", "best"):
+            # Orbax would find out in another thread, an epoch later.
+            (self._workdir / name).mkdir(parents=True, exist_ok=True)
         self._last = ocp.CheckpointManager(
             self._workdir / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
@@ -228,6 +232,7 @@ def _whole(read: Callable[[], Any], tree: str, beside: str) -> tuple[dict[str, A
     """
     if not isinstance(sys.unraisablehook, _Hushed):
         sys.unraisablehook = _Hushed(sys.unraisablehook)
+        logging.getLogger("asyncio").addFilter(sys.unraisablehook)
     try:
         found = read()
         values = dict(found[beside])
@@ -242,17 +247,25 @@ def _whole(read: Callable[[], Any], tree: str, beside: str) -> tuple[dict[str, A
 
 
 class _Hushed:
-    """A hook for errors that nobody can catch, which drops those of reads that Orbax gave up.
+    """A hook for errors that nobody can catch, and a filter of what asyncio logs: drops those of reads given up.
 
-    One array that cannot be read makes it give up the others, and each says so, pages long, some time later.
+    One array that cannot be read makes Orbax give up the others, and each says so, pages long, at some later time.
     """
 
     def __init__(self, hook: Callable[[Any], object]) -> None:
         self._hook = hook
 
     def __call__(self, found: Any) -> None:
-        if not getattr(found.object, "__qualname__", "").startswith("_read_array"):
+        if not self._given_up(found.exc_value):
             self._hook(found)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and self._given_up(record.exc_info[1]))
+
+    @staticmethod
+    def _given_up(error: BaseException | None) -> bool:
+        marks = ("Encountered error while reading array", "OCDBT", "Event loop is closed")
+        return any(mark in str(error) for mark in marks)
 
 
 def like(abstract: Any, where: Any) -> Any:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from jaxneuro.errors import Preempted
@@ -42,11 +42,10 @@ def on_signal() -> Iterator[Stop]:
             raise KeyboardInterrupt
         asked.signal = signum
         # Written as it is: what a handler interrupts may hold the terminal's lock.
-        os.write(
-            2,
-            b"\nstopping after this step, to save it"
-            + (b"; again to stop at once\n" if signum == signal.SIGINT else b"\n"),
-        )
+        more = b"; again to stop at once" if signum == signal.SIGINT else b""
+        # Ctrl-C ends the reader of a pipe, too: that nobody hears of it must not end the run here.
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this step, to save it" + more + b"\n")
 
     # A shell that starts a job in the background makes it ignore interrupts; so it stays.
     wanted = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
