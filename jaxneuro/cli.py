@@ -122,12 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--resamples", type=_positive, default=2000, help="of the bootstrap (default: 2000)")
     p.set_defaults(run=_probe)
 
-    p = verbs.add_parser("info", help="describe a dataset (and check it) or a model")
-    p.add_argument("what", help="a folder that prepare made, or a model's name")
+    p = verbs.add_parser("info", help="describe a dataset or weights (and check them), or a model")
+    p.add_argument("what", help="a folder that prepare, convert or export made, or a model's name")
     model = p.add_argument_group("for a model")
-    model.add_argument("--input-size", default="80,80,80", help="depth,height,width in voxels (default: 80,80,80)")
-    model.add_argument("--in-channels", type=_positive, default=1)
-    model.add_argument("--num-outputs", type=_positive)
     model.add_argument("--batch-size", type=_positive, default=1, help="on one device (default: 1)")
     model.add_argument("--depth", type=_positive, default=1, help="levels of modules to tell apart (default: 1)")
     _settings(model)
@@ -140,9 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--model", required=True, help="a model's name, as in jaxneuro info")
     p.add_argument("--source", dest="layout", required=True, metavar="LAYOUT", help=f"one of {_LAYOUTS}")
     p.add_argument("--out", type=Path, help="folder to make (not needed with --dry-run)")
-    p.add_argument("--input-size", type=_triple, default=(80, 80, 80), help="depth,height,width (default: 80,80,80)")
-    p.add_argument("--in-channels", type=_positive, default=1)
-    p.add_argument("--num-outputs", type=_count, help="of the head; 0 for none (default: the model's own)")
     _settings(p)
     p.add_argument("--head", choices=("keep", "fresh"), default="keep", help="keep the head, or begin a new one")
     p.add_argument("--fresh", action="append", default=[], metavar="REGEX", help="our paths that begin afresh; repeat")
@@ -202,9 +196,21 @@ def _positive(text: str) -> int:
 
 
 def _settings(p: Any) -> None:
+    p.add_argument("--input-size", type=_triple, default=(80, 80, 80), help="depth,height,width (default: 80,80,80)")
+    p.add_argument("--in-channels", type=_positive, default=1)
+    p.add_argument("--num-outputs", type=_count, help="of the head; 0 for none (default: the model's own)")
     p.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="a keyword of the model; repeat"
     )
+
+
+def _keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords of a model that the flags say; `--set` has no say where there is a flag."""
+    flags = {"input_size": args.input_size, "in_channels": args.in_channels, "num_outputs": args.num_outputs}
+    for key, _ in args.set:
+        if key in flags:
+            raise InputError(f"--set: found {key}; expected --{key.replace('_', '-')}, which sets it")
+    return {k: v for k, v in flags.items() if v is not None} | dict(args.set)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -326,48 +332,50 @@ def _probe(args: argparse.Namespace, rest: Sequence[str]) -> None:
 def _info(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro import info
 
-    if Path(args.what).is_dir():
-        info.dataset(Path(args.what))
+    path = Path(args.what)
+    if (path / "run.json").is_file():
+        raise InputError(f"{path}: found a run; expected a dataset, weights or a model; see jaxneuro report {path}")
+    if path.is_dir() and info.holds_weights(path):
+        from jaxneuro.interop import folder
+
+        info.weights(folder.read_card(path))
+    elif path.is_dir():
+        info.dataset(path)
     else:
-        info.model(
-            args.what,
-            args.input_size,
-            in_channels=args.in_channels,
-            num_outputs=args.num_outputs,
-            batch_size=args.batch_size,
-            depth=args.depth,
-            settings=dict(args.set),
-        )
+        info.model(args.what, _keywords(args), batch_size=args.batch_size, depth=args.depth)
 
 
 def _convert(args: argparse.Namespace, _: Sequence[str]) -> None:
-    from jaxneuro.interop import Adaptation, convert, tables
+    from jaxneuro.interop import Adaptation, MisfitError, convert, tables
 
     if args.out is None and not args.dry_run:
         raise InputError("--out: found none; expected a folder to make, or --dry-run")
-    settings = {"input_size": args.input_size, "in_channels": args.in_channels, **dict(args.set)}
-    if args.num_outputs is not None:
-        settings["num_outputs"] = args.num_outputs
-    fresh = [*args.fresh, *(["^params/head/"] if args.head == "fresh" else [])]
+    fresh = list(args.fresh)
     if args.channels == "fresh":
         fresh.append("patch_embed/proj/kernel$|^params/conv0/kernel$")
-    rows, notes = convert.convert(
-        args.source,
-        args.layout,
-        args.model,
-        settings,
-        out=None if args.dry_run else args.out,
-        adaptation=Adaptation(
-            channels=None if args.channels == "fresh" else args.channels,
-            resample=args.resample,
-            inflate=args.inflate_time,
-            source_size=args.source_size,
-        ),
-        fresh=fresh,
-        ignore=args.ignore,
-        allow_half=args.allow_half,
-        seed=args.seed,
-    )
+    try:
+        rows, notes = convert.convert(
+            args.source,
+            args.layout,
+            args.model,
+            _keywords(args),
+            out=None if args.dry_run else args.out,
+            adaptation=Adaptation(
+                channels=None if args.channels == "fresh" else args.channels,
+                resample=args.resample,
+                inflate=args.inflate_time,
+                source_size=args.source_size,
+            ),
+            new_head=args.head == "fresh",
+            fresh=fresh,
+            ignore=args.ignore,
+            allow_half=args.allow_half,
+            seed=args.seed,
+        )
+    except MisfitError as e:
+        for fault in e.faults if args.dry_run else ():
+            terminal.say(fault)
+        raise
     for note in notes:
         terminal.say(f"{args.source}: {note}")
     terminal.say(tables.every(rows) if args.dry_run else tables.changes(rows))

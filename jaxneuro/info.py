@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from jaxneuro import records, terminal
-from jaxneuro.errors import CorruptDataError, InputError
+from jaxneuro.errors import CorruptDataError
 
 
 def dataset(path: Path) -> None:
@@ -46,42 +47,40 @@ def dataset(path: Path) -> None:
     terminal.say(f"all {len(card['shards'])} shards are as written (SHA-256)")
 
 
-def model(
-    name: str,
-    input_size: str,
-    *,
-    in_channels: int = 1,
-    num_outputs: int | None = None,
-    batch_size: int = 1,
-    depth: int = 1,
-    settings: Mapping[str, Any] | None = None,
-) -> None:
+def holds_weights(path: Path) -> bool:
+    """Tell whether a folder is one that convert or export wrote: its card describes a model."""
+    return (path / "card.json").is_file() and "model" in records.read_json(path / "card.json", expected="a card")
+
+
+def weights(card: Mapping[str, Any]) -> None:
+    """Print what the card of weights says, but for long lists and the config of the run; its file has been checked."""
+    table = Table(title=f"{card['model']['name']}: {card['file']}, as written (SHA-256)", show_header=False)
+    for key, value in {**card["model"]["settings"], **card}.items():
+        if value not in (None, [], {}, "") and key not in ("model", "config", "adapted", "fresh", "file"):
+            table.add_row(key, escape(str(value)))
+    terminal.say(table)
+
+
+def model(name: str, settings: Mapping[str, Any], *, batch_size: int = 1, depth: int = 1) -> None:
     """Print a model's parameters, operations and memory, by module; computes shapes only.
 
     Args:
       name: as in `models.build`.
-      input_size: "depth,height,width".
-      in_channels: of the volumes.
-      num_outputs: of the head; by default the model's own.
+      settings: keywords of the model, input_size and in_channels among them.
       batch_size: volumes in a batch, on one device.
       depth: how many levels of modules get a row.
-      settings: further keywords of the model.
 
     Raises:
-      InputError: no such model or keyword, or a size that is none.
+      InputError: no such model or keyword.
     """
     from jaxneuro import models
     from jaxneuro.models import cost
 
-    try:
-        d, h, w = (int(v) for v in input_size.split(","))
-    except ValueError as e:
-        raise InputError(f"input-size: found '{input_size}'; expected three numbers such as 80,80,80") from e
-    keywords = dict(settings or {}) | ({} if num_outputs is None else {"num_outputs": num_outputs})
-    network = models.build(name, input_size=(d, h, w), in_channels=in_channels, **keywords)
+    network = models.build(name, **settings)
     costs = cost.by_module(network, models.inputs(network, batch_size), depth=depth)
     total = cost.total(costs)
-    table = Table(title=f"{name} at {d} x {h} x {w}, channels {in_channels}, batch {batch_size}")
+    batch, *size, channels = models.inputs(network, batch_size)["x"].shape
+    table = Table(title=f"{name} at {' x '.join(map(str, size))}, channels {channels}, batch {batch}")
     table.add_column("module", no_wrap=True)
     for column in ("parameters", "GFLOPs", "kept, MiB"):
         table.add_column(column, justify="right")

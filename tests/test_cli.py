@@ -20,7 +20,9 @@ def fails(capsys, *arguments):
     return lines[0]
 
 
-@pytest.mark.parametrize("verb", ["cohort", "prepare", "train", "evaluate", "probe", "info", "convert", "export", "report", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["cohort", "prepare", "train", "evaluate", "probe", "info", "convert", "export", "report", "demo"]
+)
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([verb, "--help"])
@@ -46,9 +48,11 @@ def test_info(boxes, tmp_path, capsys):
     assert "as written (SHA-256)" in text
     assert cli.main(["info", "densenet121", "--input-size", "64,64,64"]) == 0
     assert "11,243,649" in capsys.readouterr().err
-    assert "expected three numbers" in fails(capsys, "info", "densenet121", "--input-size", "64")
+    with pytest.raises(SystemExit):
+        cli.main(["info", "densenet121", "--input-size", "64"])
+    assert "found '64'; expected three numbers" in capsys.readouterr().err
     assert "resnet" in fails(capsys, "info", "resnet")
-    assert "found growth_rate='wide'; expected something like 32" in fails(
+    assert "found growth_rate='wide'; expected a whole number of 1 or more, such as 32" in fails(
         capsys, "info", "densenet121", "--set", "growth_rate=wide"
     )
     assert "found block_sizes=(6, 'a')" in fails(capsys, "info", "densenet121", "--set", "block_sizes=(6,'a')")
@@ -58,6 +62,30 @@ def test_info(boxes, tmp_path, capsys):
     assert "1,463,266" in told  # the count of tiny_densenet, which these settings make it
     assert "denseblock1/denselayer6" in told
     assert "kept for the backward pass" in told
+    for outputs, there in ((0, False), (2, True)):
+        assert cli.main(["info", "vit_b16_testing", "--input-size=16,16,16", f"--num-outputs={outputs}"]) == 0
+        assert ("head " in capsys.readouterr().err) is there
+    assert "--set: found input_size; expected --input-size" in fails(capsys, "info", "nit", "--set", "input_size=3")
+    assert "unknown keyword name" in fails(capsys, "info", "nit", "--set", "name=x")
+
+
+def test_info_of_weights_and_of_a_run(tmp_path, capsys):
+    from jaxneuro.interop import folder
+
+    card = {"model": {"name": "nit", "settings": {"depth": 3}}, "layout": "jaxneuro", "notes": ["took [a] off"]}
+    with folder.new(tmp_path / "w") as partial:
+        (partial / "model.safetensors").write_bytes(b"weights")
+        folder.write(partial, "model.safetensors", card)
+    assert cli.main(["info", str(tmp_path / "w")]) == 0
+    told = capsys.readouterr().err
+    for part in ("nit: model.safetensors, as written (SHA-256)", "depth", "3", "layout", "jaxneuro", "took [a] off"):
+        assert part in told
+    (tmp_path / "w" / "model.safetensors").write_bytes(b"others")
+    assert "its card says" in fails(capsys, "info", tmp_path / "w")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "run.json").write_text("{}")
+    line = fails(capsys, "info", tmp_path / "r")
+    assert f"{tmp_path / 'r'}: found a run; expected a dataset, weights or a model; see jaxneuro report" in line
 
 
 def test_info_finds_damage(boxes, tmp_path, capsys):

@@ -61,6 +61,8 @@ COMPARISONS = {
 
 def main(names: list[str]) -> None:
     """Print a row for each model."""
+    if unknown := [name for name in names if name not in COMPARISONS]:
+        sys.exit(f"error: found {', '.join(unknown)}; expected some of {', '.join(COMPARISONS)}")
     print("| model | parameters | reference | sizes compared | largest difference at each |")
     print("|---|---|---|---|---|")
     for name in names or COMPARISONS:

@@ -1,7 +1,8 @@
 """Backbones by name: volumes [b, d, h, w, c] in, (outputs [b, k], named features) out."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -75,13 +76,71 @@ MODELS: dict[str, Preset] = {
 }
 
 
-def build(name: str, **keywords: Any) -> nn.Module:
+#: What the computation may be in.
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _whole(value: Any, least: int = 1) -> bool:
+    return type(value) is int and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _list(value: Any, least: int = 1) -> bool:
+    return isinstance(value, list | tuple) and all(_whole(v, least) for v in value)
+
+
+def _dtype(value: Any) -> bool:
+    try:
+        return jnp.dtype(value).name in DTYPES
+    except TypeError:
+        return False
+
+
+#: Keywords -> (whether a value fits, what is expected). All others are as their defaults: see `_expected`.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("input_size", "patch_size", "block_size", "window"),
+        (lambda v: _list(v) and len(v) == 3, "three whole numbers of 1 or more"),
+    ),
+    **dict.fromkeys(
+        ("drop_rate", "drop_path", "embed_drop_rate"),
+        (lambda v: _number(v) and 0 <= v < 1, "at least 0 and less than 1"),
+    ),
+    # Evaluation counts in steps of 1 / p.
+    "layer_drop": (lambda v: _number(v) and (v == 0 or 1e-6 < v < 1), "at least 0 and less than 1"),
+    **dict.fromkeys(
+        ("num_outputs", "time_axis", "depth", "decoder_depth"), (lambda v: _whole(v, 0), "a whole number of 0 or more")
+    ),
+    "depths": (lambda v: _list(v, 0) and len(v) > 0, "whole numbers of 0 or more"),
+    "mlp_hidden": (lambda v: v is None or _whole(v), "a whole number of 1 or more"),
+    "head_hidden": (_list, "whole numbers of 1 or more, or ()"),
+    "dtype": (_dtype, f"one of {', '.join(DTYPES)}"),
+}
+
+
+def _expected(keyword: str, default: Any) -> tuple[Callable[[Any], bool], str]:
+    """Return whether a value of a keyword fits, and what is expected, from its default where no table says it."""
+    if keyword in _VALUES:
+        return _VALUES[keyword]
+    if isinstance(default, tuple):
+        return lambda v: _list(v) and len(v) > 0, "whole numbers of 1 or more"
+    if isinstance(default, float):
+        return lambda v: _number(v) and v > 0, "a number above 0"
+    if type(default) is int:
+        return _whole, "a whole number of 1 or more"
+    return lambda v: type(v) is type(default), "True or False" if isinstance(default, bool) else "a word"
+
+
+def build(name: str, /, **keywords: Any) -> nn.Module:
     """Build the model `name`; keywords win over its preset.
 
     Every model takes input_size (depth, height, width in voxels), in_channels and dtype (of the computation;
     parameters and outputs stay float32); every one but those with a decoder, which take their backbone's keywords
-    too, num_outputs. Raises InputError for an unknown name or keyword, listing the known ones, for a keyword of
-    another kind, and for an input_size that the model cannot serve, saying which it can.
+    too, num_outputs. Raises InputError for an unknown name or keyword, listing the known ones, for a value that no
+    model can take, and for an input_size that this one cannot serve, saying which it can.
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: known are {', '.join(sorted(MODELS))}")
@@ -94,8 +153,10 @@ def build(name: str, **keywords: Any) -> nn.Module:
         raise InputError(f"unknown keyword {', '.join(unknown)} for {name!r}: known are {', '.join(known)}")
     for keyword, value in keywords.items():
         example = preset.get(keyword, known[keyword])
-        if not _fits(value, example):
-            raise InputError(f"{name}: found {keyword}={value!r}; expected something like {example!r}")
+        fits, expected = _expected(keyword, example)
+        if not fits(value):
+            like = "" if keyword == "dtype" else f", such as {example!r}"
+            raise InputError(f"{name}: found {keyword}={value!r}; expected {expected}{like}")
     keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in keywords.items()}
     if encoder:
         within = {k: keywords.pop(k) for k in list(keywords) if k in inner}
@@ -105,17 +166,6 @@ def build(name: str, **keywords: Any) -> nn.Module:
 
 def _defaults(builder: type[nn.Module]) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(builder) if field.name not in ("parent", "name")}
-
-
-def _fits(value: Any, default: Any) -> bool:
-    """Say whether a value is of the kind of the default: a whole number, a number, a word, a list of such."""
-    if default is None or default is dataclasses.MISSING or callable(default):
-        return True  # a dtype, a module, or something optional: the class itself knows
-    if isinstance(default, tuple):
-        return isinstance(value, list | tuple) and all(_fits(v, default[0]) for v in value if default)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(default)
 
 
 def inputs(model: Any, batch_size: int = 1) -> dict[str, jax.ShapeDtypeStruct]:

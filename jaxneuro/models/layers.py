@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxneuro.errors import InputError
 from jaxneuro.models.convolution import Triple, by_platform, conv3d, output_size
 
 # Every logical axis name, with what it counts.
@@ -194,7 +195,7 @@ class BatchNorm(nn.Module):
     With train=True it uses the batch's mean and biased variance over all axes but the last, and moves the
     running mean and the unbiased running variance by `momentum` (torch's meaning: the weight of the new
     batch). With train=False it uses the running ones. `batch_moments` hands in the moments of x where a
-    caller has them already. Raises ValueError for train=True with one value a channel. Source: Ioffe and
+    caller has them already. Raises InputError for train=True with one value a channel. Source: Ioffe and
     Szegedy 2015.
     """
 
@@ -212,7 +213,10 @@ class BatchNorm(nn.Module):
         if train:
             count = x.size // channels
             if count < 2:
-                raise ValueError(f"BatchNorm: {x.shape} has one value a channel: use a larger batch or volume")
+                raise InputError(
+                    f"BatchNorm: found {x.shape}, one value a channel, in training; expected two or more; take a "
+                    "larger batch or larger volumes"
+                )
             mean, var = moments(x) if batch_moments is None else batch_moments
             if not self.is_initializing():
                 keep = 1.0 - self.momentum

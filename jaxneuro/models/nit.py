@@ -118,17 +118,13 @@ class NiT(nn.Module):
         """Return how many patches lie along each axis of the volume."""
         return grid_of("NiT", self.input_size, self.patch_size)
 
-    def patches(self) -> Triple:
-        """Return the same as `grid`, by the name that it has in models with blocks, too."""
-        return self.grid()
+    patches = grid  # by the name that it has in models with blocks, too
 
     def patch(self) -> Triple:
         """Return how many voxels a patch has along each axis of the volume."""
         return self.patch_size
 
-    def stride(self) -> Triple:
-        """Return how many voxels along each axis of the volume lie under a token: the patch."""
-        return self.patch_size
+    stride = patch  # how many voxels lie under a token
 
     @nn.compact
     def __call__(
@@ -137,7 +133,7 @@ class NiT(nn.Module):
         _check("NiT", x, self.input_size, self.in_channels)
         b, grid = x.shape[0], self.grid()
         x = transformer.PatchEmbed(self.width, self.patch_size, dtype=self.dtype, name="patch_embed")(x)
-        x = _hide(x, masked)
+        x = transformer.hide(x, masked)
         token = self.param("cls_token", _unit_normal, (1, 1, self.width), jnp.float32).astype(self.dtype)
         place = self.param("positions", _unit_normal, (1, math.prod(grid) + 1, self.width), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, self.width)), x.reshape(b, -1, self.width)], axis=1)
@@ -222,9 +218,7 @@ class MiNiT(nn.Module):
         """Return how many voxels a patch has along each axis of the volume."""
         return self.patch_size
 
-    def stride(self) -> Triple:
-        """Return how many voxels along each axis of the volume lie under a token: the patch."""
-        return self.patch_size
+    stride = patch  # how many voxels lie under a token
 
     @nn.compact
     def __call__(
@@ -233,7 +227,7 @@ class MiNiT(nn.Module):
         _check("MiNiT", x, self.input_size, self.in_channels)
         b, blocks, n = x.shape[0], math.prod(self.blocks()), math.prod(self.grid())
         x = transformer.PatchEmbed(self.width, self.patch_size, dtype=self.dtype, name="patch_embed")(x)
-        x = _hide(x, masked)
+        x = transformer.hide(x, masked)
         whole = self.patches()
         token = self.param("cls_token", _unit_normal, (1, 1, self.width), jnp.float32).astype(self.dtype)
         place = self.param("positions", _unit_normal, (1, n + 1, self.width), jnp.float32)
@@ -261,14 +255,6 @@ class MiNiT(nn.Module):
         if self.head_hidden:
             return NormHead(self.num_outputs, self.head_hidden, name="head")(pooled), features
         return BlockHead(self.num_outputs, name="head")(tokens), features
-
-
-def _hide(x: jax.Array, masked: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-    """Put a token [c] in the place of the patches of x [b, d, h, w, c] that a mask [b, d, h, w] hides."""
-    if masked is None:
-        return x
-    mask = masked[0][..., None].astype(x.dtype)
-    return x * (1 - mask) + masked[1].astype(x.dtype) * mask
 
 
 def _check(kind: str, x: jax.Array, size: Triple, channels: int) -> None:

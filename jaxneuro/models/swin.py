@@ -216,9 +216,7 @@ class Swin(nn.Module):
         patch = self._moved_back(self.patch_size)
         return tuple(-(-n // p) for n, p in zip(self.input_size, patch, strict=True))  # type: ignore[return-value]
 
-    def patches(self) -> Triple:
-        """Return how many patches lie along each axis of the volume."""
-        return self.grid()
+    patches = grid  # by the name that it has in models with blocks, too
 
     def patch(self) -> Triple:
         """Return the size of a patch along each axis of the volume."""
@@ -260,8 +258,7 @@ class Swin(nn.Module):
         x = jnp.moveaxis(x, 1 + self.time_axis, 1)
         x = transformer.PatchEmbed(self.embed, self.patch_size, norm=True, dtype=self.dtype, name="patch_embed")(x)
         if masked is not None:
-            mask = jnp.moveaxis(masked[0], 1 + self.time_axis, 1)[..., None].astype(x.dtype)
-            x = x * (1 - mask) + masked[1].astype(x.dtype) * mask
+            x = transformer.hide(x, (jnp.moveaxis(masked[0], 1 + self.time_axis, 1), masked[1]))
         keep("patches", x)
         rates = np.linspace(0.0, self.drop_path, sum(self.depths)).tolist()
         for s, depth in enumerate(self.depths):

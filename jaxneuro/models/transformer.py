@@ -27,6 +27,14 @@ def from_windows(x: jax.Array, window: Triple, grid: Triple) -> jax.Array:
     return x.reshape(b, *grid, c)
 
 
+def hide(x: jax.Array, masked: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    """Put a token [c] in the place of the patches of x [b, d, h, w, c] that a mask [b, d, h, w] hides."""
+    if masked is None:
+        return x
+    mask = masked[0][..., None].astype(x.dtype)
+    return x * (1 - mask) + masked[1].astype(x.dtype) * mask
+
+
 class PatchEmbed(nn.Module):
     """Cut x [b, d, h, w, c] into patches and map each to a token [b, d/pd, h/ph, w/pw, features].
 

@@ -111,17 +111,13 @@ class ViT(nn.Module):
         """Return how many patches lie along each axis of the volume."""
         return grid_of("ViT", self.input_size, self.patch_size)
 
-    def patches(self) -> Triple:
-        """Return how many patches lie along each axis of the volume."""
-        return self.grid()
+    patches = grid  # by the name that it has in models with blocks, too
 
     def patch(self) -> Triple:
         """Return the size of a patch along each axis of the volume."""
         return self.patch_size
 
-    def stride(self) -> Triple:
-        """Return how many voxels along each axis of the volume lie under a token: the patch."""
-        return self.patch_size
+    stride = patch  # how many voxels lie under a token
 
     @nn.compact
     def __call__(
@@ -136,9 +132,7 @@ class ViT(nn.Module):
             raise InputError(f"ViT: expected volumes [b, {', '.join(map(str, expected))}], found {x.shape}")
         b, grid = x.shape[0], self.grid()
         x = transformer.PatchEmbed(self.width, self.patch_size, dtype=self.dtype, name="patch_embed")(x)
-        if masked is not None:
-            mask = masked[0][..., None].astype(x.dtype)
-            x = x * (1 - mask) + masked[1].astype(x.dtype) * mask
+        x = transformer.hide(x, masked)
         x = x.reshape(b, -1, self.width)
         place = positions(self, self.positions, grid, self.width, self.class_token).astype(self.dtype)
         x = x + place[:, int(self.class_token) :]

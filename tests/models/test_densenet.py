@@ -1,6 +1,6 @@
 """DenseNets: parameter paths and counts, map sizes, training behaviour, and clear errors."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -10,6 +10,7 @@ import pytest
 from flax.core import meta
 
 from jaxneuro import models
+from jaxneuro.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = ("densenet121", "tiny_densenet")
@@ -151,10 +152,18 @@ def test_unknown_name_and_keyword_list_the_known_ones():
     assert models.build("densenet121", growth_rate=3).growth_rate == 3
 
 
-@pytest.mark.parametrize("wrong", [{"growth_rate": 3.5}, {"block_sizes": 6}, {"block_sizes": (6, "a")}, {"remat": 1}])
-def test_a_keyword_of_another_kind_is_refused(wrong):
-    with pytest.raises(ValueError, match=rf"densenet121: found {next(iter(wrong))}=.*; expected something like"):
-        models.build("densenet121", **wrong)
+@pytest.mark.parametrize(("name", "smallest", "least"), [("densenet121", 61, 29), ("tiny_densenet", 29, 13)])
+def test_the_smallest_volume_that_trains_alone(name, smallest, least):
+    """Batch norm needs two values a channel: along one axis the last map must have two voxels."""
+
+    def train(*size):
+        model = models.build(f"{name}_testing", input_size=size)
+        x = jnp.zeros((1, *size, 1))
+        return jax.eval_shape(partial(model.apply, train=True, mutable=["batch_stats"]), abstract_init(model), x)
+
+    train(least, smallest, least)
+    with pytest.raises(InputError, match="one value a channel, in training"):
+        train(*[smallest - 1] * 3)
 
 
 def test_encoder_of_contrastive_pretraining():

@@ -1,5 +1,6 @@
 """What holds for every model by name: paths, axes, sizes, training."""
 
+import re
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flax.core import meta
 from flax.traverse_util import flatten_dict
 
 from jaxneuro import models
+from jaxneuro.errors import InputError
 from jaxneuro.models import cost, layers
 from tests.models.every import abstract_init, boxed_init, example, random_variables
 
@@ -68,6 +70,14 @@ def test_every_family_has_a_testing_size():
     families = {models.MODELS[name].builder for name in models.MODELS}
     assert {models.MODELS[name].builder for name in TESTING} == families
     assert {size_of(name) for name in models.MODELS} == set(SIZE.values())
+
+
+def test_the_docs_name_every_model():
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    table = [line.split("|")[1] for line in text.split("## ")[0].splitlines() if line.startswith("| `")]
+    named = re.findall(r"`(\w+)`", " ".join(table))
+    tiny = re.findall(r"`(\w+_testing)`", text)
+    assert sorted([*named, *tiny]) == sorted(models.MODELS)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -162,6 +172,64 @@ def test_half_precision_compute_gives_float32_outputs_near_by(name):
     assert (y != z).any()
     np.testing.assert_allclose(z, y, atol=0.1 * float(jnp.abs(y).max()))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(abstract_init(half)))
+
+
+WRONG = {
+    "num_outputs": (-1, 1.0, True, None),
+    "input_size": ((16, 16), (16, 0, 16), (16, 16, 16.0), 16, "16", None),
+    "in_channels": (0, -1, "1", False),
+    "window": ((0, 3, 3), (3, 3)),
+    "block_sizes": ((), (6, "a"), (2, 0), 6),
+    "growth_rate": (3.5, 0),
+    "depths": ((2, -2), [2.0, 2], ()),
+    "depth": (-1, 2.0),
+    "heads": ((2, 0), 0),
+    "mlp_hidden": (0, 1.0, "4"),
+    "mlp_ratio": (0.0, float("nan"), float("inf"), "4"),
+    "epsilon": (0, -1e-6),
+    "drop_rate": (1.0, -0.1, float("nan"), "0.1", True),
+    "drop_path": (1, -1),
+    "embed_drop_rate": (2.0,),
+    "layer_drop": (1.0, 1e-320, -0.5),
+    "head_hidden": ((0,), 5, ("a",)),
+    "remat": (1, "yes"),
+    "pool": (None, 3),
+    "dtype": ("float64", "int32", "double", 3, None, jnp.int8),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet121_testing", "swin_t_testing", "vit_b16_testing", "nit_testing", "minit_testing"]
+)
+def test_values_that_no_keyword_can_have_are_refused_by_name(name):
+    known = models.MODELS[name].builder.__dataclass_fields__
+    tried = 0
+    for keyword, values in WRONG.items():
+        for value in values if keyword in known else ():
+            with pytest.raises(InputError, match=rf"^{name}: found {keyword}=.*; expected ") as caught:
+                models.build(name, **{keyword: value})
+            assert "\n" not in str(caught.value)
+            tried += 1
+    assert tried > 30
+
+
+def test_every_keyword_says_what_is_expected():
+    """No keyword slips through: for each there is a value that is refused."""
+    for name, preset in models.MODELS.items():
+        for keyword in preset.builder.__dataclass_fields__:
+            if keyword not in ("parent", "name", "encoder"):
+                with pytest.raises(InputError, match=f"found {keyword}="):
+                    models.build(name, **{keyword: {}})
+
+
+def test_dtypes_by_word_and_by_type():
+    for dtype in ("float32", "bfloat16", "float16", jnp.bfloat16, np.float32):
+        models.build("nit_testing", dtype=dtype)
+
+
+def test_a_keyword_called_name_is_no_name():
+    with pytest.raises(InputError, match="unknown keyword name for 'nit_testing'"):
+        models.build("nit_testing", name="x")
 
 
 @pytest.mark.parametrize("name", TESTING)

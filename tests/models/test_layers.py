@@ -9,6 +9,7 @@ import pytest
 from flax.core import meta
 from scipy import ndimage, signal
 
+from jaxneuro.errors import InputError
 from jaxneuro.models import convolution, layers
 
 
@@ -176,7 +177,7 @@ def test_batch_norm_statistics_survive_a_large_mean():
 def test_batch_norm_refuses_one_value_a_channel():
     layer, x = layers.BatchNorm(), jnp.ones((1, 1, 1, 1, 3))
     variables = layer.init(jax.random.key(0), x, train=False)
-    with pytest.raises(ValueError, match="one value a channel"):
+    with pytest.raises(InputError, match=r"found \(1, 1, 1, 1, 3\), one value a channel, .*take a larger batch"):
         layer.apply(variables, x, train=True, mutable=["batch_stats"])
 
 

@@ -143,8 +143,8 @@ def test_hidden_patches_have_no_influence():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"input_size": (80, 80)}, "expected three sizes"),
-        ({"input_size": (80, 0, 80)}, "expected three sizes"),
+        ({"input_size": (80, 80)}, "expected three whole numbers"),
+        ({"input_size": (80, 0, 80)}, "expected three whole numbers"),
         ({"bias_index": "true"}, "expected one of published, geometric"),
         ({"time_axis": 3}, "expected 0 .depth., 1 .height. or 2 .width."),
         ({"heads": (5, 6, 12, 24)}, "each dividing its stage's width"),
