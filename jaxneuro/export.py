@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,21 @@ from jaxneuro import augment, interop, models, records
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.interop import files, folder, layouts
-from jaxneuro.tasks import Task
-from jaxneuro.training import experiment, journal, sharding
+from jaxneuro.training import experiment, journal, sharding, targets
 
 #: StableHLO is written for all of these, and runs on whichever is there.
 PLATFORMS = ("cpu", "cuda", "tpu")
+_OURS, _THEIRS = "[batch, depth, height, width, channel]", "[batch, channel, depth, height, width]"
+_NORMALISED = {
+    "brain": "each a z-score over the voxels that are not 0, the others left at 0",
+    "volume": "each a z-score over all voxels",
+    "video": "values divided by 255, then a z-score by the mean and deviation of Kinetics' channels",
+    "none": "not at all: cast alone",
+}
+_OUTPUT = {
+    True: "[batch, columns]: the predictions that targets describe, in their order",
+    False: "[batch, columns]: the network's outputs, from which targets tell how to predict, in their order",
+}
 _FILES = {"safetensors": folder.WEIGHTS, "torch": "model.pth", "stablehlo": "model.stablehlo"}
 
 
@@ -50,7 +60,9 @@ def export(source: str | Path, form: str, out: str | Path, *, layout: str | None
         model, variables, card = interop.load(source)
         predict, card = _network(model), _descent(card)
     else:
-        model, variables, predict, card = _of_run(source)
+        model, variables, predict, card = _of_run(source, whole=form == "stablehlo")
+    if layout != "jaxneuro" and "input" in card:
+        card["input"] = card["input"].replace(_OURS, _THEIRS)
     with folder.new(out) as partial:
         path = partial / _FILES[form]
         if form == "stablehlo":
@@ -84,22 +96,31 @@ def _descent(card: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in card.items() if k not in own} | {"from": {k: card[k] for k in ("jaxneuro", "sha256")}}
 
 
-def _of_run(workdir: Path) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Array], jax.Array], dict[str, Any]]:
+def _of_run(
+    workdir: Path, *, whole: bool
+) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Array], jax.Array], dict[str, Any]]:
+    """Return a run's network, best variables, predictions and card: of the `whole` computation, or of its weights."""
     config = evaluate.read_config(workdir)
-    parts = experiment.build(config)
+    data = Path(config.data.path)
+    if not data.is_dir():
+        seen = "" if data.is_absolute() else f", seen from {Path.cwd()}"
+        raise InputError(
+            f"{workdir / 'config.json'}: data.path: found no folder '{data}'{seen}; expected the dataset of the run, "
+            "from where it was started; go there, or write the path down anew"
+        )
+    parts = experiment.build(config, targets.of(workdir))
     journal.check_dataset(workdir, parts.dataset.card)
     step, weights, chosen = evaluate.best(parts, workdir, sharding.make_mesh({"data": -1}))
     variables = jax.tree.map(np.asarray, {k: v for k, v in weights.items() if v or k == "params"})
     variables.setdefault("batch_stats", {})
-    normalise = augment.normaliser(config.data.normalise)
+    normalised = config.data.normalise
+    normalise = augment.normaliser(normalised)
     model, objective, dataset = parts.model, parts.objective, parts.dataset
 
     def predict(variables: Any, x: jax.Array) -> jax.Array:
         outputs = model.apply(variables, normalise(x), train=False)[0]
         return objective.predict(outputs) if objective.predict else outputs
 
-    labels = parts.labels_of("train")
-    targets = [_target(task, labels[task.name]) for task in parts.tasks]
     card = dataset.card
     return model, variables, predict, {
         "model": {k: _plain(v) for k, v in parts.described.items()},
@@ -110,9 +131,11 @@ def _of_run(workdir: Path) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Arra
         "recipe": card["recipe"],
         "recipe_fingerprint": card["recipe_fingerprint"],
         "normalise": config.data.normalise,
-        "input": "volumes [batch, depth, height, width, channel] as prepared, before normalisation",
+        "input": f"volumes {_OURS} as prepared, "
+        + ("before normalisation" if whole else f"and normalised ('{normalised}': {_NORMALISED[normalised]})"),
+        "output": _OUTPUT[whole] if parts.targets else "the network's own",
         "objective": config.objective.name,
-        "targets": targets,
+        "targets": [{**target, "output": _meaning(target, whole)} for target in parts.targets],
         "training": {
             "data": card["name"],
             "synthetic": card["synthetic"],
@@ -128,16 +151,23 @@ def _of_run(workdir: Path) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Arra
     }  # fmt: skip
 
 
-def _target(task: Task, train: np.ndarray) -> dict[str, Any]:
-    """Describe a prediction; they stand in the order of the tasks, one column each but for the classes of several."""
-    output = {"binary": "probability of the second label", "multiclass": "probability of each label"}
-    scaling = {"mean": float(np.nanmean(train, dtype=np.float64)), "scale": float(np.nanstd(train, dtype=np.float64))}
-    return {
-        **{k: getattr(task, k) for k in ("name", "kind", "target", "unit")},
-        "labels": list(task.classes) or None,
-        "scaling": scaling if task.kind == "regression" else None,
-        "output": output.get(task.kind, f"{task.target} in {task.unit or 'its own unit'}"),
-    }
+def _meaning(target: Mapping[str, Any], whole: bool) -> str:
+    """Say what a target's columns are: its prediction, or the network's outputs and what makes a prediction of them."""
+    prediction = {"binary": "probability of the second class", "multiclass": "probability of each class"}.get(
+        target["kind"], f"{target['target']} in {target['unit'] or 'its own unit'}"
+    )
+    if whole:
+        return prediction
+    if target["kind"] == "binary":
+        return f"a logit; its sigmoid is the {prediction}"
+    if target["kind"] == "multiclass":
+        return f"a logit for each class; their softmax is the {prediction}"
+    if target["form"] == "soft":
+        return (
+            f"a logit for each bin of width `bin` from `low` to `high`; the bins' centres, weighted by the softmax and "
+            f"summed, are the {prediction}"
+        )
+    return f"standardised; times `scale` plus `mean` it is the {prediction}"
 
 
 def _plain(value: Any) -> Any:

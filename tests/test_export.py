@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxneuro import cli, interop, records
+from jaxneuro import export as exporting
 from jaxneuro.evaluation import evaluate
 from jaxneuro.training import loop
 from tests.conftest import CONFIGS
@@ -76,15 +78,13 @@ def test_the_card_says_what_a_reader_needs(run, boxes, tmp_path):
     assert card["training"]["scans"] == len(trained)
     (target,) = card["targets"]
     if run.name == "ad":
-        assert target["labels"] == ["CN", "AD"]
-        assert target["scaling"] is None
-        assert target["output"] == "probability of the second label"
+        assert target["classes"] == ["CN", "AD"]
+        assert target["output"] == "a logit; its sigmoid is the probability of the second class"
     else:
         ages = [float(r["age"]) for r in trained]
-        assert target["labels"] is None
-        assert target["scaling"]["mean"] == pytest.approx(np.mean(ages))
-        assert target["scaling"]["scale"] == pytest.approx(np.std(ages))
-        assert target["output"] == "age in years"
+        assert target["mean"] == pytest.approx(np.mean(ages))
+        assert target["scale"] == pytest.approx(np.std(ages))
+        assert target["output"] == "standardised; times `scale` plus `mean` it is the age in years"
     # The weights are the run's best, and load by their card alone.
     _, variables, loaded = interop.load(tmp_path / "out")
     assert loaded == card
@@ -109,11 +109,77 @@ def test_a_run_goes_to_torch_and_predicts_the_same(run, boxes, tmp_path):
     normalised = np.asarray(augment.normaliser(card["normalise"])(volumes))
     with reference.torch.no_grad():
         outputs = theirs(reference.torch.from_numpy(np.moveaxis(normalised, -1, 1).copy())).numpy()[:, 0]
-    if scaling := card["targets"][0]["scaling"]:
-        outputs = outputs * scaling["scale"] + scaling["mean"]
+    (target,) = card["targets"]
+    if target["kind"] == "regression":
+        outputs = outputs * target["scale"] + target["mean"]
     else:
         outputs = 1 / (1 + np.exp(-outputs))
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "layout", "input_", "output"),
+    [
+        ("stablehlo", None, "volumes [batch, depth, height, width, channel] as prepared, before normalisation", True),
+        ("safetensors", None, "volumes [batch, depth, height, width, channel] as prepared, and normalised (", False),
+        ("torch", "monai", "volumes [batch, channel, depth, height, width] as prepared, and normalised (", False),
+    ],
+)
+def test_the_card_tells_what_goes_in_and_comes_out_by_form(run, form, layout, input_, output, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_program", lambda *_: b"a program")
+    arguments = [f"--layout={layout}"] if layout else []
+    assert export(run, f"--format={form}", *arguments, "--out", tmp_path / "out") == 0
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["input"].startswith(input_)
+    how = card["normalise"]
+    assert how == "brain"
+    assert (f"('{how}': each a z-score over the voxels that are not 0" in card["input"]) is not output
+    assert card["output"].startswith(
+        "[batch, columns]: the predictions" if output else "[batch, columns]: the network's"
+    )
+    predicted = {"ad": "probability of the second class", "age": "age in years"}[run.name]
+    (target,) = card["targets"]
+    assert (target["output"] == predicted) is output
+    assert target["output"].endswith(predicted)
+    # Weights that go on from here have the same card.
+    if form == "safetensors":
+        assert export(tmp_path / "out", "--format=torch", "--layout=monai", "--out", tmp_path / "on") == 0
+        again = json.loads((tmp_path / "on" / "card.json").read_text())
+        assert again["input"] == card["input"].replace("depth, height, width, channel", "channel, depth, height, width")
+        assert (again["output"], again["targets"]) == (card["output"], card["targets"])
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("l2", "standardised; times `scale` plus `mean` it is the age in years"),
+        (
+            "soft",
+            "a logit for each bin of width `bin` from `low` to `high`; the bins' centres, weighted by the softmax",
+        ),
+    ],
+)
+def test_outputs_of_other_targets_are_told(form, expected):
+    target = {"kind": "regression", "target": "age", "unit": "years", "form": form}
+    assert exporting._meaning(target, False).startswith(expected)
+    assert exporting._meaning(target, True) == "age in years"
+    several = {"kind": "multiclass", "target": "diagnosis", "unit": ""}
+    assert (
+        exporting._meaning(several, False) == "a logit for each class; their softmax is the probability of each class"
+    )
+
+
+def test_data_that_is_gone_is_told_with_the_file_that_names_it(run, tmp_path, capsys, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["path"] = "data/boxes"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    assert export("run", "--format=torch", "--out", tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert (
+        f"run/config.json: data.path: found no folder 'data/boxes', seen from {tmp_path}; expected the dataset" in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +191,7 @@ def test_a_run_goes_to_torch_and_predicts_the_same(run, boxes, tmp_path):
     ],
 )
 def test_what_cannot_be_exported_is_told_and_nothing_written(run, arguments, message, tmp_path, capsys):
-    assert export(run, *arguments, "--out", tmp_path / "out") == 1
+    assert export(run, *arguments, "--out", tmp_path / "new" / "out") == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -4,6 +4,6 @@ from jaxneuro.interop.adapt import Adaptation
 from jaxneuro.interop.folder import load
 from jaxneuro.interop.layouts import LAYOUTS
 from jaxneuro.interop.transfer import transfer
-from jaxneuro.interop.weights import Row, abstract, from_torch, to_torch
+from jaxneuro.interop.weights import MisfitError, Row, abstract, from_torch, to_torch
 
-__all__ = ["LAYOUTS", "Adaptation", "Row", "abstract", "from_torch", "load", "to_torch", "transfer"]
+__all__ = ["LAYOUTS", "Adaptation", "MisfitError", "Row", "abstract", "from_torch", "load", "to_torch", "transfer"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from jaxneuro.errors import InputError
 from jaxneuro.interop.transforms import Shape, Transform
 
 CHANNELS = ("sum", "mean")
+#: Tables, by the end of their paths, and what of a backbone says what they are tables over.
+TABLES = {"relative_bias/table": ("window",), "block_embeddings": ("blocks", "grid"), "positions": ("grid",)}
+Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -23,39 +27,66 @@ class Adaptation:
         volume in all channels, "mean" that divided by their number; None refuses.
       resample: whether tables of relative biases and positions may be resampled to another window or grid.
       inflate: whether a patch kernel may be stretched along time, to a whole multiple.
-      source_size: what a table was made for: the window (by default that of Kinetics), or the grid of patches (of
-        blocks, for block embeddings; by default a cube).
+      source_size: what the tables were made for: the window (by default that of Kinetics), or the grid of patches (of
+        blocks, in a model that has them; by default a cube).
     """
 
     channels: str | None = None
     resample: bool = False
     inflate: bool = False
-    source_size: tuple[int, int, int] | None = None
+    source_size: Size | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (None, *CHANNELS):
             raise InputError(f"channels: found '{self.channels}'; expected {' or '.join(CHANNELS)}")
 
 
+def table_over(path: str) -> tuple[str, ...]:
+    """Return what of a backbone the leaf `path` is a table over; nothing where it is no table."""
+    return next((kinds for end, kinds in TABLES.items() if path.endswith(end)), ())
+
+
+def size_of(model: Any, kind: str) -> Size | None:
+    """Return a network's "window", "grid" or "blocks"; None where it has none."""
+    found = getattr(getattr(model, "encoder", model), kind, None)
+    found = found() if callable(found) else found
+    return found if found is None else tuple(found)
+
+
 def adapt(
-    model: Any, path: str, value: np.ndarray, shape: Shape, transform: Transform, may: Adaptation
+    model: Any,
+    path: str,
+    value: np.ndarray,
+    shape: Shape,
+    transform: Transform,
+    may: Adaptation,
+    sizes: Mapping[str, Size],
 ) -> tuple[np.ndarray, str]:
-    """Return a tensor of another shape as our leaf `path` of `shape`, and how that was done.
+    """Return a tensor of another shape, or a table of another size, as our leaf `path` of `shape`, and how.
+
+    `sizes` are those that tables were made for, by what they are over, as far as they are known.
 
     Raises:
       InputError: it cannot be, or only on request; says which flag requests it.
     """
-    wrong = f"found shape {list(value.shape)}; expected {list(transform.their_shape(shape))}"
+    expected = transform.their_shape(shape)
+    wrong = f"found shape {list(value.shape)}; expected {list(expected)}"
+    if value.shape == expected:
+        wrong = f"found a table over {' and '.join(str(sizes[k]) for k in table_over(path) if k in sizes)}"
     if path.endswith(("patch_embed/proj/kernel", "params/conv0/kernel")):
         return _kernel(value, shape, may, wrong)
+    backbone = getattr(model, "encoder", model)
     if path.endswith("relative_bias/table"):
-        return _relative(value, shape, model.window, may, wrong)
+        return _relative(value, shape, backbone.window, sizes.get("window"), may, wrong)
     if path.endswith("positions") and value.ndim == 3 and value.shape[-1] == shape[-1]:
-        grid = getattr(model, "encoder", model).grid()
-        return _positions(transform.to_ours(value, value.shape), shape, grid, may, wrong)
-    if path.endswith("block_embeddings") and value.ndim == 3 and value.shape[1:] == shape[1:]:
-        blocks, how = _positions(value.transpose(1, 0, 2), (shape[1], shape[0], shape[2]), model.blocks(), may, wrong)
-        return blocks.transpose(1, 0, 2), how
+        ours = transform.to_ours(value, value.shape)
+        return _positions(ours, shape[1], backbone.grid(), sizes.get("grid"), may, wrong)
+    if path.endswith("block_embeddings") and value.ndim == 3 and value.shape[-1] == shape[-1]:
+        # [blocks, tokens of a block, width]: within each block, then over the blocks.
+        table, inside = _positions(value, shape[1], backbone.grid(), sizes.get("grid"), may, wrong)
+        over = sizes.get("blocks")
+        table, among = _positions(table.transpose(1, 0, 2), shape[0], backbone.blocks(), over, may, wrong)
+        return table.transpose(1, 0, 2), ", ".join(how for how in (inside, among) if how)
     raise InputError(wrong + ("; for a new head: --head fresh" if "/head/" in path else ""))
 
 
@@ -83,7 +114,8 @@ def _kernel(value: np.ndarray, shape: Shape, may: Adaptation, wrong: str) -> tup
     """Adapt a first kernel, Conv3d [out, in, d, h, w] or Linear [out, d * h * w * in], to [d, h, w, in, out]."""
     *patch, channels, width = shape
     hows = []
-    if value.ndim == 2 and value.shape[0] == width and value.shape[1] % math.prod(patch) == 0:
+    # A flat kernel does not show its patch: only three channels, the number in pictures, are told from a larger one.
+    if value.ndim == 2 and value.shape == (width, 3 * math.prod(patch)):
         kernel = value.T.reshape(*patch, -1, width)
     elif value.ndim == 5 and value.shape[0] == width and list(value.shape[3:]) == patch[1:]:
         kernel = value.transpose(2, 3, 4, 1, 0)
@@ -111,10 +143,10 @@ def _kernel(value: np.ndarray, shape: Shape, may: Adaptation, wrong: str) -> tup
 
 
 def _relative(
-    value: np.ndarray, shape: Shape, window: tuple[int, int, int], may: Adaptation, wrong: str
+    value: np.ndarray, shape: Shape, window: Size, source: Size | None, may: Adaptation, wrong: str
 ) -> tuple[np.ndarray, str]:
     """Resample a table of relative biases [rows, heads] from the window of its source, extreme offset to extreme."""
-    source = may.source_size or (8, 7, 7)
+    source = source or (8, 7, 7)
     old, new = (tuple(2 * w - 1 for w in size) for size in (source, window))
     if value.ndim != 2 or value.shape[1] != shape[1]:
         raise InputError(wrong)
@@ -127,13 +159,17 @@ def _relative(
 
 
 def _positions(
-    value: np.ndarray, shape: Shape, grid: tuple[int, int, int], may: Adaptation, wrong: str
+    value: np.ndarray, tokens: int, grid: Size, source: Size | None, may: Adaptation, wrong: str
 ) -> tuple[np.ndarray, str]:
-    """Resample positions [n, rows, width] over the grid of patches; rows before those of the grid stay."""
-    leading = shape[1] - math.prod(grid)
+    """Resample positions [n, rows, width] over the grid of patches to [n, tokens, width].
+
+    Rows before those of the grid stay. A table over the same grid is returned as it is, and then nothing is told.
+    """
+    leading = tokens - math.prod(grid)
     rows = value.shape[1] - leading
-    side = round(max(rows, 0) ** (1 / 3))
-    source = may.source_size or (side,) * 3
+    if rows == math.prod(grid) and source in (None, tuple(grid)):
+        return value, ""
+    source = source or (round(max(rows, 0) ** (1 / 3)),) * 3
     if not may.resample:
         raise InputError(f"{wrong}; to resample the positions to the grid {tuple(grid)}: --resample")
     if math.prod(source) != rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxneuro import models, records
+from jaxneuro.errors import InputError
 from jaxneuro.interop import files, folder, weights
 from jaxneuro.interop.adapt import Adaptation
 from jaxneuro.interop.weights import Row
@@ -24,6 +25,7 @@ def convert(
     *,
     out: Path | None,
     adaptation: Adaptation | None = None,
+    new_head: bool = False,
     fresh: Sequence[str] = (),
     ignore: Sequence[str] = (),
     allow_half: bool = False,
@@ -38,23 +40,28 @@ def convert(
       settings: its keywords.
       out: folder to make; None makes none.
       adaptation: what may be adapted, and how.
+      new_head: whether the head begins afresh.
       fresh: patterns of our paths that begin afresh.
       ignore: patterns of torch's names to leave out.
       allow_half: widen half-precision weights.
       seed: of what begins afresh.
 
     Raises:
-      InputError: the file, its layout and the model do not go together; nothing is written.
+      MisfitError: file and model do not go together; nothing is written.
+      InputError: neither do layout and model, or the file cannot be read.
       CorruptDataError: a weight is NaN or infinite.
     """
     model = models.build(name, **settings)
     tensors, notes = files.read(source, allow_half=allow_half)
     try:
         variables, rows = weights.convert(
-            model, tensors, layout, adaptation=adaptation, fresh=fresh, ignore=ignore, seed=seed
+            model, tensors, layout, adaptation=adaptation, new_head=new_head, fresh=fresh, ignore=ignore, seed=seed
         )
-    except ValueError as e:
-        raise type(e)(f"{source}: {e}") from e
+    except weights.MisfitError as e:
+        more = f"; all {len(e.faults)}, one a line: --dry-run" if out is not None and len(e.faults) > 1 else ""
+        raise weights.MisfitError(f"{source}: {e}{more}", e.faults) from e
+    except InputError as e:
+        raise InputError(f"{source}: {e}") from e
     if out is None:
         return rows, notes
     card = {

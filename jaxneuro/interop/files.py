@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from jaxneuro.errors import CorruptDataError, InputError
 #: Keys under which published files keep their tensors.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "backbone.")
+#: How many wrappers may lie in each other.
+_DEEPEST = 4
 _SHOWN = 5
+_PLAIN = "save it as a plain float32 tensor"
 
 
 def read(path: Path, *, allow_half: bool = False) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -46,7 +51,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write named arrays; the same arrays give the same bytes."""
     from safetensors.numpy import save
 
-    path.write_bytes(save({k: np.ascontiguousarray(tensors[k]) for k in sorted(tensors)}))
+    path.write_bytes(save({k: np.array(tensors[k], order="C") for k in sorted(tensors)}))
 
 
 def write_torch(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -85,9 +90,17 @@ def strip(tensors: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
+    found: dict[str, np.ndarray] = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                try:
+                    found[name] = file.get_tensor(name)
+                except (AttributeError, TypeError) as e:  # a type that NumPy has not
+                    raise InputError(f"{path}: found {name} ({_first(e)}); expected real numbers; {_PLAIN}") from e
+        return found
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError) as e:
         raise InputError(
             f"{path}: cannot be read as safetensors ({_first(e)}); expected a whole file; copy it again"
@@ -103,6 +116,8 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         begins = file.read(16)
     if begins and not begins.startswith((b"PK", b"\x80")):
         raise InputError(f"{path}: begins with {begins!r}; expected a checkpoint that torch wrote; copy it again")
+    if begins.startswith(b"PK"):
+        _check_records(path)
     try:
         # Published MAE files carry the arguments of their training, a plain record.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -110,18 +125,23 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise InputError(
-            f"{path}: holds more than weights ({_first(e)}), and nothing in a file is executed; if you trust it, save "
-            "its state dict alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+            f"{path}: holds more than weights ({_refused(e)}), and nothing in a file is executed; expected a state "
+            "dict, saved where the network is: torch.save(network.state_dict(), FILE)"
         ) from e
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, TypeError, IndexError) as e:
         raise InputError(
             f"{path}: cannot be read by torch ({_first(e)}); expected a whole checkpoint; copy it again"
         ) from e
-    notes = []
+    notes: list[str] = []
     while isinstance(found, Mapping):
         inner = [key for key in WRAPPERS if isinstance(found.get(key), Mapping)]
         if not inner:
             break
+        if len(notes) == _DEEPEST:
+            raise InputError(
+                f"{path}: found more than {_DEEPEST} wrappers ({', '.join(WRAPPERS)}) in each other; expected a state "
+                "dict in one; save the state dict alone"
+            )
         others = [str(key) for key in found if key != inner[0]]
         notes.append(f"took the weights under '{inner[0]}'" + (f"; ignored {', '.join(others)}" if others else ""))
         found = found[inner[0]]
@@ -130,17 +150,40 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     tensors = {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
     if others := [str(k) for k in found if str(k) not in tensors]:
         notes.append(f"ignored {', '.join(others[:_SHOWN])}: no tensors ({len(others)} in all)")
-    return {k: _array(v) for k, v in tensors.items()}, notes
+    return {k: _array(path, k, v) for k, v in tensors.items()}, notes
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _check_records(path: Path) -> None:
+    """Hold each record of an archive against its checksum: torch reads a damaged one without a word.
+
+    Raises:
+      CorruptDataError: names the record.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
+        raise InputError(f"{path}: cannot be read ({_first(e)}); expected a whole checkpoint; copy it again") from e
+    if damaged:
+        raise CorruptDataError(
+            f"{path}: found the record {damaged} with another checksum than it was written with; expected a whole "
+            "checkpoint; copy it again"
+        )
+
+
+def _array(path: Path, name: str, tensor: Any) -> np.ndarray:
     import torch
 
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
+    try:
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        if tensor.dtype == torch.bfloat16:
+            import ml_dtypes
 
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+            return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as e:  # sparse, quantised, without values (meta), of a type that NumPy has not
+        what = f"{tensor.layout}, {tensor.dtype}, on {tensor.device}".replace("torch.", "")
+        raise InputError(f"{path}: found {name} ({what}); expected real numbers; {_PLAIN}") from e
 
 
 def _checked(
@@ -158,7 +201,8 @@ def _checked(
     wide = [k for k, v in tensors.items() if v.dtype == np.float64]
     if wide:
         notes = [*notes, f"rounded {len(wide)} tensors of float64 to float32"]
-    tensors = {k: v.astype(np.float32) if k in {*halves, *wide} else v for k, v in tensors.items()}
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+        tensors = {k: v.astype(np.float32) if k in {*halves, *wide} else v for k, v in tensors.items()}
     odd = [f"{k} ({v.dtype})" for k, v in tensors.items() if v.dtype != np.float32 and v.dtype.kind not in "iub"]
     if odd:
         raise InputError(f"{path}: found {_list(odd)}; expected real numbers")
@@ -170,9 +214,13 @@ def _checked(
 
 def _first(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    # torch gives advice first; what it found stands in a line of its own.
-    found = [line.partition("WeightsUnpickler error: ")[2] for line in lines if "WeightsUnpickler error" in line]
-    return (found or lines)[0].split(" Please use")[0][:160].rstrip(" .")
+    return lines[0][:160].rstrip(" .")
+
+
+def _refused(error: BaseException) -> str:
+    """Return what torch refused to load; its advice to load it all the same is left out."""
+    found = re.search(r"GLOBAL ([\w.]+)|Unsupported (operand \d+)|Unsupported (class [\w.]+)", str(error))
+    return next(part for part in found.groups() if part) if found else "what torch does not load as weights"
 
 
 def _list(names: list[str]) -> str:

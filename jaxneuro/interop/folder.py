@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from jaxneuro.interop import files, weights
 CARD, WEIGHTS = "card.json", "model.safetensors"
 _FORMAT = 1
 _EXPECTED = "a folder that jaxneuro convert or export wrote"
+#: What a card must say, and as what.
+_KEYS: dict[str, type] = {"format": int, "jaxneuro": str, "file": str, "sha256": str, "model": dict}
 
 
 @contextmanager
@@ -29,19 +31,25 @@ def new(out: Path) -> Iterator[Path]:
     Raises:
       InputError: `out` is there and not empty.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already; expected a new folder; choose another or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir()
+    made = [parent for parent in out.parents if not parent.exists()]
     try:
+        partial.mkdir(parents=True)
         yield partial
         if out.exists():
             out.rmdir()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it is not empty
+                parent.rmdir()
+
+
+_JSON = {int: "a whole number", str: "a text", dict: "an object"}
 
 
 def write(folder: Path, file: str, card: Mapping[str, Any]) -> None:
@@ -63,11 +71,17 @@ def read_card(folder: Path) -> dict[str, Any]:
       InputError: no such folder, or of a later version.
       CorruptDataError: the file is not the one that was written.
     """
-    card = records.read_json(folder / CARD, ("format", "file", "sha256", "model"), expected=_EXPECTED)
+    card = records.read_json(folder / CARD, _KEYS, expected=_EXPECTED)
+    model = card["model"] if isinstance(card["model"], dict) else {}
+    parts = [(key, card[key], kind) for key, kind in _KEYS.items()]
+    parts += [(f"model.{key}", model.get(key), kind) for key, kind in (("name", str), ("settings", dict))]
+    for key, value, kind in parts:
+        if type(value) is not kind:
+            raise InputError(f"{folder / CARD}: found {key} {value!r}; expected {_JSON[kind]}; convert it again")
     if card["format"] != _FORMAT:
         raise InputError(f"{folder}: found format {card['format']}; expected {_FORMAT}; use the jaxneuro that wrote it")
     file = folder / card["file"]
-    if not file.is_file():
+    if Path(card["file"]).name != card["file"] or not file.is_file():
         raise InputError(f"{file}: found no file; expected {_EXPECTED}")
     if (found := records.file_sha256(file)) != card["sha256"]:
         raise CorruptDataError(
@@ -99,8 +113,12 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]
       InputError: the folder holds no such weights, or they are not those of the model that its card names.
       CorruptDataError: the file is not the one that was written.
     """
+    folder = Path(folder)
     card, tensors = read(folder)
-    model = build(card["model"])
+    try:
+        model = build(card["model"])
+    except InputError as e:
+        raise InputError(f"{folder / CARD}: {e}") from e
     unused = {k.removeprefix("unused/"): v for k, v in tensors.items() if k.startswith("unused/")}
     leaves = {k: v for k, v in tensors.items() if not k.startswith("unused/")}
     wanted = weights.abstract(model)

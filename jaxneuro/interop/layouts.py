@@ -6,10 +6,11 @@ yAwareContrastiveLearning, MINIT, MAE.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,20 @@ from jaxneuro.models.swin import relative_index
 Names = dict[str, tuple[str, Transform]]
 #: End of a name -> (end of the name beside it, a fresh value from the array beside).
 Unused = Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
+
+
+class Setting(NamedTuple):
+    """What a layout's networks compute with and no weight shows.
+
+    Attributes:
+      value: of the model's keyword.
+      when: "always"; "head", where the model has a head that does not begin afresh; or "out", on the way out alone.
+      hint: what to do about another value; by default to set this one.
+    """
+
+    value: Any
+    when: str = "always"
+    hint: str = ""
 
 
 def _unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +54,9 @@ class Layout:
       unused: tensors that no computation uses, and that go back bit for bit: the end of their names -> (the end of the
         name that each stands beside, its values in a fresh network: from the array beside).
       computed: torch's buffers that follow from the model's settings.
-      settings: keywords of the model that its networks compute with and no weight shows.
+      windows: the windows that such a buffer of a file may be the index of; none where it is no index.
+      settings: keywords of the model -> what its networks compute with and no weight shows.
+      hints: torch's names, as regular expressions -> what to say where such a tensor has no place.
       wrap: how a published file wraps the tensors.
       fold: our leaves before they go out, where the layout cannot hold them as they are.
     """
@@ -48,7 +65,9 @@ class Layout:
     head: str
     unused: Unused = field(default_factory=dict)
     computed: dict[str, np.ndarray] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    windows: Callable[[np.ndarray], list[tuple[int, int, int]]] = lambda index: []
+    settings: dict[str, Setting] = field(default_factory=dict)
+    hints: Mapping[str, str] = field(default_factory=dict)
     wrap: Callable[[dict[str, Any]], dict[str, Any]] = _unwrapped
     fold: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda leaves: leaves
 
@@ -118,6 +137,22 @@ def _block(
 
 # --- Swin ---------------------------------------------------------------------------------------------------------
 
+_TIME_FIRST = (
+    "permute the axes of the volumes so that time comes first, and train with time_axis=0; or export as stablehlo"
+)
+
+
+def windows_of(index: np.ndarray) -> list[tuple[int, int, int]]:
+    """Return the windows that have this index of relative positions [n, n]: one, or some that differ by axes of 1."""
+    if index.ndim != 2 or not index.size or index.shape[0] != index.shape[1]:
+        return []
+    n = len(index)
+    sides = [k for k in range(1, n + 1) if n % k == 0]
+    every = [(d, h, n // d // h) for d in sides for h in sides if n // d % h == 0]
+    # From the last token to the first is the largest offset, the last row of the table.
+    likely = [w for w in every if math.prod(2 * k - 1 for k in w) == index[-1, 0] + 1]
+    return [w for w in likely if np.array_equal(relative_index(w, w, "geometric"), index)]
+
 
 def _swin(model: Any, *, block: str, merge: str, norm: str, head: str, mlp: tuple[str, str], wrap: Any) -> Layout:
     ours = r"stage(?P<s>\d+)/block(?P<i>\d+)"
@@ -145,7 +180,9 @@ def _swin(model: Any, *, block: str, merge: str, norm: str, head: str, mlp: tupl
     whole = relative_index(model.window, model.window, "geometric").astype(np.int64)
     blocks = [(s, i) for s, depth in enumerate(model.depths) for i in range(depth)]
     computed = {f"{block.format(s=s, i=i, s_even=2 * s)}.attn.relative_position_index": whole for s, i in blocks}
-    return Layout(names, re.escape(head) + r"\..*", computed=computed, wrap=wrap, fold=fold)
+    settings = {"time_axis": Setting(0, "out", _TIME_FIRST)}
+    head_names = re.escape(head) + r"\..*"
+    return Layout(names, head_names, computed=computed, windows=windows_of, settings=settings, wrap=wrap, fold=fold)
 
 
 def _torchvision_swin(model: Any) -> Layout:
@@ -249,7 +286,7 @@ def _nit(model: Any) -> Layout:
         **_norm("distill/norm", "distill.0"),
         **_dense("distill/out", "distill.1"),
     }
-    return Layout(names, r"(mlp_head|distill)\..*", wrap=_trained)
+    return Layout(names, r"(mlp_head|distill)\..*|distill_token", wrap=_trained)
 
 
 # --- ViT and MAE --------------------------------------------------------------------------------------------------
@@ -258,6 +295,19 @@ _MONAI_UNUSED: Unused = {
     ".norm_cross_attn.weight": (".norm1.weight", np.ones_like),
     ".norm_cross_attn.bias": (".norm1.bias", np.zeros_like),
 }
+_TANH = (
+    "the file's head ends in a Tanh, which is another function than this model's: make the network with "
+    "post_activation=None, or begin a new head: --head fresh"
+)
+_IS_MAE = (
+    "the file holds MONAI's masked autoencoder: convert it into the ViT's autoencoder (vit_..._mae), from which a ViT "
+    "can start (init.path)"
+)
+
+
+def _vit_settings(epsilon: float) -> dict[str, Setting]:
+    """Both layouts' heads read the class token."""
+    return {"epsilon": Setting(epsilon), "pool": Setting("class", "head")}
 
 
 def _monai_vit(model: Any) -> Layout:
@@ -267,7 +317,8 @@ def _monai_vit(model: Any) -> Layout:
         names,
         r"classification_head\..*",
         unused=_MONAI_UNUSED,
-        settings={"epsilon": 1e-5},
+        settings=_vit_settings(1e-5),
+        hints={r"classification_head\.0\..*": _TANH, r"mask_tokens|decoder_.*": _IS_MAE},
         fold=_fold_class_position("params/"),
     )
 
@@ -307,7 +358,7 @@ def _monai_mae(model: Any) -> Layout:
             )
         return _fold_class_position("params/encoder/")(leaves)
 
-    return Layout(names, r"decoder_.*", unused=_MONAI_UNUSED, settings={"epsilon": 1e-5}, fold=fold)
+    return Layout(names, r"decoder_.*", unused=_MONAI_UNUSED, settings={"epsilon": Setting(1e-5)}, fold=fold)
 
 
 def _fold_class_position(prefix: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
@@ -345,7 +396,7 @@ def _mae_vit(model: Any) -> Layout:
     # A pre-trained file brings its decoder, which a fresh head replaces.
     head = r"(head|decoder_\w+|mask_token)(\..*)?"
     names = {**_mae_encoder(""), **_dense("head/out", "head")}
-    return Layout(names, head, settings={"epsilon": 1e-6}, wrap=_in_model)
+    return Layout(names, head, settings=_vit_settings(1e-6), wrap=_in_model)
 
 
 def _mae(model: Any) -> Layout:
@@ -358,7 +409,7 @@ def _mae(model: Any) -> Layout:
         **_norm("decoder/norm", "decoder_norm"),
         **_dense("decoder/pred", "decoder_pred"),
     }
-    return Layout(names, r"decoder_.*", settings={"epsilon": 1e-6}, wrap=_in_model)
+    return Layout(names, r"decoder_.*", settings={"epsilon": Setting(1e-6)}, wrap=_in_model)
 
 
 #: Layout -> kind of model (its class) -> the layout of such a model.

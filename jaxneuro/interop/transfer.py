@@ -10,23 +10,18 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxneuro.errors import InputError
 from jaxneuro.interop import adapt as adapting
 from jaxneuro.interop import transforms, weights
 from jaxneuro.interop.adapt import Adaptation
 from jaxneuro.interop.layouts import Layout
 from jaxneuro.interop.transforms import Transform
-from jaxneuro.interop.weights import Row
+from jaxneuro.interop.weights import HEAD, Row
 
 _INSIDE = re.compile(r"^(params|batch_stats)/encoder/")
-#: Leaves of heads: those of NiT's unused distillation, too.
-HEAD = r"^params/(head/|distill/|distill_token$)"
 #: What only masked modelling has.
 _DECODER = r"^params/(decoder/|mask_token$)"
 #: The norm that encoders of contrastive pre-training lack (Dufumier et al. 2021).
 _LAST_NORM = r"^(params|batch_stats)/norm5/"
-#: Tables, by the end of their paths, and what of a backbone says what they are tables over.
-_TABLES = {"relative_bias/table": "window", "positions": "grid", "block_embeddings": "blocks"}
 
 
 @dataclass(frozen=True)
@@ -76,48 +71,30 @@ def transfer(
     """
     target = weights.abstract(model)
     fresh, ignore = list(fresh), list(ignore)
-    _check_patterns("fresh", fresh, target)
-    _check_patterns("ignore", ignore, leaves)
     there = _aligned(leaves, target)
-    if new_head:
-        fresh.append(HEAD)
     if any(re.search(_LAST_NORM, k) for k in target) and not any(re.search(_LAST_NORM, k) for k in leaves):
         fresh.append(_LAST_NORM)
-    if not any(re.search(_DECODER, k) for k in target):
+    decoders = [any(re.search(_DECODER, k) for k in paths) for paths in (target, leaves)]
+    if decoders == [False, True]:
         ignore.append(_DECODER)
-    elif not any(re.search(_DECODER, k) for k in leaves):
+    elif decoders == [True, False]:
         fresh.append(_DECODER)
     tensors = {k: v.transpose(4, 3, 0, 1, 2) if _first_kernel(k) else v for k, v in leaves.items()}
-    wanted = {k: v for k, v in target.items() if not any(re.search(p, k) for p in fresh)}
-    hows, faults = _resample(model, source, tensors, there, wanted, adaptation or Adaptation())
-    own = _Own({}, head=HEAD + ".*", there=there)
-    try:
-        variables, rows = weights.convert(
-            model, tensors, own, adaptation=adaptation, fresh=fresh, ignore=ignore, seed=seed
-        )
-    except InputError as e:
-        raise InputError("; ".join([str(e), *faults])) from e
-    if faults:
-        raise InputError("; ".join(faults))
+    sizes = {k: adapting.size_of(source, k) for kinds in adapting.TABLES.values() for k in kinds}
+    variables, rows = weights.convert(
+        model,
+        tensors,
+        _Own({}, head=HEAD + ".*", there=there),
+        adaptation=adaptation,
+        sizes={k: v for k, v in sizes.items() if v},
+        new_head=new_head,
+        fresh=fresh,
+        ignore=ignore,
+        seed=seed,
+    )
     # As the weights have them, not as they were handed on.
     shapes = {"": (), **{k: v.shape for k, v in leaves.items()}}
-    rows = [replace(row, their_shape=shapes[row.theirs]) for row in rows]
-    return variables, [replace(r, what="adapted", how=hows[r.ours]) if r.ours in hows else r for r in rows]
-
-
-def _check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> None:
-    """Refuse a pattern that is no regular expression, or finds nothing: a misspelt one would pass unseen."""
-    paths = list(paths)
-    for pattern in patterns:
-        try:
-            found = any(re.search(pattern, k) for k in paths)
-        except re.error as e:
-            raise InputError(f"{name}: found '{pattern}'; expected a regular expression ({e})") from e
-        if not found:
-            raise InputError(
-                f"{name}: found '{pattern}', which is in no path; expected one that is in some of {len(paths)}, such "
-                f"as {', '.join(paths[:: -(-len(paths) // 4)])}"
-            )
+    return variables, [replace(row, their_shape=shapes[row.theirs]) for row in rows]
 
 
 def _aligned(leaves: Iterable[str], target: Iterable[str]) -> dict[str, str]:
@@ -134,49 +111,6 @@ def _aligned(leaves: Iterable[str], target: Iterable[str]) -> dict[str, str]:
 def _is_encoder(paths: Iterable[str]) -> bool:
     """Tell whether everything but a decoder is below `encoder/`; of NiT alone only the blocks are."""
     return all(_INSIDE.match(k) or re.search(_DECODER, k) for k in paths)
-
-
-def _resample(
-    model: nn.Module,
-    source: nn.Module | None,
-    tensors: dict[str, np.ndarray],
-    there: Mapping[str, str],
-    target: Mapping[str, Any],
-    may: Adaptation,
-) -> tuple[dict[str, str], list[str]]:
-    """Put tables for the network's windows and grids into `tensors`; returns how each was made, and what is wrong."""
-    hows, faults = {}, []
-    for path, leaf in target.items():
-        kind = next((size for end, size in _TABLES.items() if path.endswith(end)), None)
-        if kind is None or path not in there:
-            continue
-        name = there[path]
-        new, old = _size(model, kind), _size(source, kind)
-        if tensors[name].shape == leaf.shape and old in (None, new):
-            continue
-        try:
-            tensors[name], hows[path] = adapting.adapt(
-                _backbone(model),
-                path,
-                tensors[name],
-                leaf.shape,
-                transforms.SAME,
-                replace(may, source_size=old or may.source_size),
-            )
-        except InputError as e:
-            faults.append(f"{name}: {e}")
-            tensors[name] = np.zeros(leaf.shape, leaf.dtype)  # told already; nothing comes of it
-    return hows, faults
-
-
-def _size(model: nn.Module | None, kind: str) -> tuple[int, int, int] | None:
-    found = getattr(_backbone(model), kind, None)
-    found = found() if callable(found) else found
-    return found if found is None else tuple(found)
-
-
-def _backbone(model: Any) -> Any:
-    return getattr(model, "encoder", model)
 
 
 def _first_kernel(path: str) -> bool:

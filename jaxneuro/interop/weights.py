@@ -19,8 +19,18 @@ from jaxneuro.interop.adapt import Adaptation
 from jaxneuro.interop.layouts import Layout, layout
 from jaxneuro.interop.transforms import Shape
 
+#: Leaves of heads: those of NiT's unused distillation, too.
+HEAD = r"^params/(head/|distill/|distill_token$)"
 #: How many names an error lists before it counts the rest.
 _SHOWN = 8
+
+
+class MisfitError(InputError):
+    """Say that weights do not fit a model; `faults` has every single one, the message the first of them."""
+
+    def __init__(self, message: str, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -67,35 +77,53 @@ def convert(
     source: str | Layout,
     *,
     adaptation: Adaptation | None = None,
+    sizes: Mapping[str, adapting.Size] | None = None,
+    new_head: bool = False,
     fresh: Iterable[str] = (),
     ignore: Iterable[str] = (),
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[Row]]:
     """Return variables as `from_torch` does, adapted on request, and what became of every tensor and leaf.
 
+    A table made for another window or grid is never copied, though it may have as many rows, where its size is known:
+    from `sizes`, from `adaptation.source_size`, or from an index that the file keeps beside it.
+
     Args:
       model: a backbone.
       tensors: names to arrays.
       source: a layout, or its name.
       adaptation: what may be adapted and how; by default nothing.
+      sizes: what the tables were made for, by "window", "grid" and "blocks", as far as it is known.
+      new_head: whether the head begins afresh.
       fresh: regular expressions, found in our paths, of leaves that begin afresh (a new head); the tensors that would
         have filled them are ignored.
       ignore: regular expressions, found in torch's names, of tensors to leave out.
       seed: of the leaves that begin afresh.
 
     Raises:
-      InputError: whatever does not fit, all in one message.
+      MisfitError: whatever does not fit, all in one message.
+      InputError: a pattern that finds nothing, or a model that computes otherwise than the layout's networks.
     """
     names, adaptation = source if isinstance(source, Layout) else layout(model, source), adaptation or Adaptation()
     source = source if isinstance(source, str) else "jaxneuro"
-    check_settings(model, names, source)
-    target = abstract(model)
+    fresh, ignore, target = list(fresh), list(ignore), abstract(model)
+    _check_patterns("fresh", fresh, target)
+    _check_patterns("ignore", ignore, tensors)
+    fresh += [HEAD] if new_head else []
+    new_head = _any(fresh, "params/head/out/kernel")
+    check_settings(model, names, source, leave={"out", *(["head"] if new_head else [])})
     rows: list[Row] = []
     leaves: dict[str, np.ndarray] = {}
     begins: list[str] = []
     missing: list[str] = []
     faults: list[str] = []
     left = dict(tensors)
+    index = next((k for k in names.computed if k in left), "")
+    known = _sizes([k for k in target if not _any(fresh, k)], sizes or {}, adaptation.source_size, faults)
+    if index:
+        _recognise(model, index, names.windows(left[index]), known, faults)
+    taken: set[str] = set()
+    dropped: set[str] = set()
     for path, leaf in target.items():
         place = names.name(path)
         theirs, transform = place if place else ("", None)
@@ -103,33 +131,44 @@ def convert(
             begins.append(path)
             if theirs in left:
                 shape = left.pop(theirs).shape
+                dropped.add(theirs)
                 rows.append(Row(theirs, shape, "", (), "ignored", f"{path} begins afresh"))
         elif transform is None or theirs not in left:
             missing.append(f"{theirs} ({path})" if theirs else path)
         else:
             value = left.pop(theirs)
+            taken.add(theirs)
             how = ""
-            if value.shape == transform.their_shape(leaf.shape):
+            other = any(known.get(k) not in (None, adapting.size_of(model, k)) for k in adapting.table_over(path))
+            if value.dtype.kind != "f":
+                faults.append(f"{theirs}: found {value.dtype} numbers; expected float32")
+                continue
+            if value.shape == transform.their_shape(leaf.shape) and not other:
                 leaves[path] = transform.to_ours(value, leaf.shape)
             else:
                 try:
-                    leaves[path], how = adapting.adapt(model, path, value, leaf.shape, transform, adaptation)
+                    leaves[path], how = adapting.adapt(model, path, value, leaf.shape, transform, adaptation, known)
                 except InputError as e:
                     faults.append(f"{theirs}: {e}")
                     continue
             rows.append(Row(theirs, value.shape, path, leaf.shape, "adapted" if how else "copied", how))
-    unused, extra = _sort_out(left, names, ignore, fresh, rows, faults)
-    if missing:
-        hint = "; to begin them afresh: --fresh" if leaves else ""
-        faults.insert(0, f"{len(missing)} tensors that the model needs are not there: {_list(missing)}{hint}")
-    if extra:
-        faults.insert(
-            0, f"{len(extra)} tensors have no place in the model: {_list(extra)}; to leave them out: --ignore"
-        )
-    if faults:
+    computed = {k: left.pop(k) for k in names.computed if k in left}
+    for name, value in computed.items():
+        if not np.array_equal(value, computed[index]):
+            faults.append(f"{name}: is another index than {index}; expected that of one window throughout")
+        same = np.array_equal(value, names.computed[name])
+        how = "equals what the model computes" if same else f"of the window {known.get('window')}; the model's differs"
+        rows.append(Row(name, value.shape, "", (), "computed", how))
+    unused, extra = _sort_out(left, names, taken, dropped, ignore, new_head, rows)
+    if missing or extra or faults:
         kind = type(model).__name__
-        shown = faults if len(faults) <= 2 * _SHOWN else [*faults[: 2 * _SHOWN], f"and {len(faults) - 2 * _SHOWN} more"]
-        raise InputError(f"layout '{source}', {kind}: " + "; ".join(shown) + _guess(tensors, source, len(leaves)))
+        hints = [hint for pattern, hint in names.hints.items() if any(re.fullmatch(pattern, k) for k in extra)]
+        raise MisfitError(
+            f"layout '{source}', {kind}: "
+            + "; ".join([*_told(missing, extra, faults, bool(leaves)), *hints])
+            + _guess(tensors, source, len(leaves)),
+            [*(f"{k} {v}: has no place" for k, v in extra.items()), *(f"{k}: is not there" for k in missing), *faults],
+        )
     if begins:
         # Only those: compiling the draws of all leaves takes most of the time of a conversion.
         drawn = jax.jit(lambda: {k: v for k, v in flat(_init(model, seed)).items() if k in begins})()
@@ -151,7 +190,7 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any], target: str) -> dic
       InputError: the variables are not the model's, or the layout has no place for them.
     """
     names, wanted = layout(model, target), abstract(model)
-    check_settings(model, names, target)
+    check_settings(model, names, target, leave=set())
     leaves = {k: np.asarray(v) for k, v in flat({k: v for k, v in variables.items() if k != "unused"}).items()}
     if leaves.keys() != wanted.keys() or any(leaves[k].shape != wanted[k].shape for k in wanted):
         wrong = sorted(leaves.keys() ^ wanted.keys()) or [k for k in wanted if leaves[k].shape != wanted[k].shape]
@@ -171,18 +210,26 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any], target: str) -> dic
     return found | names.computed | _unused(found, names, dict(variables.get("unused", {})))
 
 
-def check_settings(model: Any, names: Layout, source: str) -> None:
-    """Refuse a model that differs from the layout's networks in what no weight shows.
+def check_settings(model: Any, names: Layout, source: str, *, leave: set[str]) -> None:
+    """Refuse a model that differs from the layout's networks in what no weight shows; see `layouts.Setting`.
+
+    Args:
+      model: the network.
+      names: the layout.
+      source: its name.
+      leave: which settings do not count here, by when they do.
 
     Raises:
       InputError: names the keyword to set.
     """
     backbone = getattr(model, "encoder", model)
-    for keyword, value in names.settings.items():
-        if (found := getattr(backbone, keyword)) != value:
+    if not getattr(model, "num_outputs", 0):
+        leave = leave | {"head"}
+    for keyword, (value, when, hint) in names.settings.items():
+        if when not in leave and (found := getattr(backbone, keyword)) != value:
             raise InputError(
                 f"layout '{source}': found {keyword} {found!r} in the model; expected {value!r}, with which all its "
-                f"networks compute and which no weight shows: --set {keyword}={value}"
+                f"networks compute and which no weight shows: {hint or f'--set {keyword}={value}'}"
             )
 
 
@@ -213,35 +260,95 @@ def nested(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return variables
 
 
+def _sizes(
+    paths: Iterable[str], sizes: Mapping[str, adapting.Size], asked: adapting.Size | None, faults: list[str]
+) -> dict[str, adapting.Size]:
+    """Return what the tables at `paths` were made for, as far as it is known; a size that none takes is a fault."""
+    known = dict(sizes)
+    if asked is None:
+        return known
+    kinds = {kind for path in paths for kind in adapting.table_over(path)}
+    kind = next((k for k in ("window", "blocks", "grid") if k in kinds), None)
+    if kind is None:
+        faults.append(f"--source-size: found {asked}; expected none, for no table is filled; leave it out")
+    else:
+        known.setdefault(kind, asked)
+    return known
+
+
+def _recognise(
+    model: nn.Module,
+    name: str,
+    windows: list[adapting.Size],
+    known: dict[str, adapting.Size],
+    faults: list[str],
+) -> None:
+    """Put the window that a file's index `name` is of into `known`: the one asked for, or the model's, among them."""
+    asked = known.get("window")
+    if not windows:
+        faults.append(f"{name}: is the index of no window; expected that of relative positions in one")
+    elif asked is not None and asked not in windows:
+        faults.append(f"--source-size: found {asked}; expected {windows[0]}, the window of which {name} is the index")
+    else:
+        known["window"] = next((w for w in (asked, adapting.size_of(model, "window")) if w in windows), windows[0])
+
+
+def _check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> None:
+    """Refuse a pattern that is no regular expression, or finds nothing: a misspelt one would pass unseen."""
+    paths = list(paths)
+    for pattern in patterns:
+        try:
+            found = any(re.search(pattern, k) for k in paths)
+        except re.error as e:
+            raise InputError(f"{name}: found '{pattern}'; expected a regular expression ({e})") from e
+        if not found:
+            raise InputError(
+                f"{name}: found '{pattern}', which is in no path; expected one that is in some of {len(paths)}, such "
+                f"as {', '.join(paths[:: max(-(-len(paths) // 4), 1)])}"
+            )
+
+
 def _sort_out(
     left: dict[str, np.ndarray],
     names: Layout,
+    taken: set[str],
+    dropped: set[str],
     ignore: Iterable[str],
-    fresh: Iterable[str],
+    new_head: bool,
     rows: list[Row],
-    faults: list[str],
-) -> tuple[dict[str, np.ndarray], list[str]]:
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Say of every tensor that no leaf takes what it is; returns those kept beside, and those that have no place."""
     unused: dict[str, np.ndarray] = {}
-    extra = []
+    extra = {}
     for name, value in left.items():
-        if name in names.computed:
-            if value.shape == names.computed[name].shape and not np.array_equal(value, names.computed[name]):
-                faults.append(f"{name}: is not the index of the model's window; pass the window that it was made with")
-            # Of another shape is that of another window, whose table is resampled or refused.
-            same = value.shape == names.computed[name].shape
-            how = "equals what the model computes" if same else "of another window; the model computes its own"
-            rows.append(Row(name, value.shape, "", (), "computed", how))
-        elif name.endswith(tuple(names.unused)):
+        beside = {name.removesuffix(end) + by for end, (by, _) in names.unused.items() if name.endswith(end)}
+        if beside & taken:
             unused[name] = value
             rows.append(Row(name, value.shape, "", (), "beside", "no computation uses it; kept to go back"))
+        elif beside & dropped:
+            rows.append(Row(name, value.shape, "", (), "ignored", "what it stands beside begins afresh"))
         elif _any(ignore, name):
             rows.append(Row(name, value.shape, "", (), "ignored", "as asked"))
-        elif re.fullmatch(names.head, name) and _any(fresh, "params/head/out/kernel"):
+        elif re.fullmatch(names.head, name) and new_head:
             rows.append(Row(name, value.shape, "", (), "ignored", "the head begins afresh"))
         else:
-            extra.append(f"{name} {list(value.shape)}")
+            extra[name] = str(list(value.shape))
     return unused, extra
+
+
+def _told(missing: list[str], extra: dict[str, str], faults: list[str], filled: bool) -> list[str]:
+    """Return what is wrong, shortened."""
+    told = []
+    if extra:
+        shown = _list([f"{k} {v}" for k, v in extra.items()])
+        told.append(f"{len(extra)} tensors have no place in the model: {shown}; to leave them out: --ignore")
+    if missing:
+        hint = "; to begin them afresh: --fresh" if filled else ""
+        told.append(f"{len(missing)} tensors that the model needs are not there: {_list(missing)}{hint}")
+    told += faults[: 2 * _SHOWN]
+    if len(faults) > 2 * _SHOWN:
+        told.append(f"and {len(faults) - 2 * _SHOWN} more")
+    return told
 
 
 def _unused(found: dict[str, np.ndarray], names: Layout, kept: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

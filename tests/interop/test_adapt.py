@@ -1,5 +1,6 @@
 """Weights made for other channels, windows, volumes or patches."""
 
+import re
 from functools import partial
 
 import jax
@@ -12,6 +13,7 @@ from scipy import ndimage
 from jaxneuro import interop, models
 from jaxneuro.interop import Adaptation
 from jaxneuro.interop.adapt import resize
+from jaxneuro.interop.layouts import windows_of
 from jaxneuro.interop.weights import convert
 from tests.models.every import abstract_init, random_variables
 
@@ -164,6 +166,101 @@ def test_block_embeddings_resampled_over_the_blocks():
         expected[i, j, k] = np.einsum("abc,abctw->tw", weights, old)
     np.testing.assert_allclose(found["params"]["block_embeddings"], expected.reshape(6, 65, 16), atol=1e-5)
     assert how == {"params/block_embeddings": "resampled from the grid (2, 2, 2) to (3, 2, 1)"}
+
+
+GRIDS = {"vit_b16_testing": [(16, 24, 40), (40, 24, 16)], "minit_testing": [(32, 16, 48), (48, 32, 16)]}
+
+
+@pytest.mark.parametrize(("name", "leaf"), [("vit_b16_testing", "positions"), ("minit_testing", "block_embeddings")])
+def test_a_table_of_another_grid_of_as_many_cells_is_not_copied(name, leaf):
+    (before, after), more = GRIDS[name], {"epsilon": 1e-6} if "vit" in name else {}
+    old, _, tensors = network(name, input_size=before, **more)
+    source = old.grid() if "vit" in name else old.blocks()
+    new = models.build(name, input_size=after, **more)
+    with pytest.raises(ValueError, match=rf"found a table over {re.escape(str(source))}; .*: --resample"):
+        adapted(name, tensors, Adaptation(source_size=source), input_size=after, **more)
+    _, found, how = adapted(name, tensors, Adaptation(resample=True, source_size=source), input_size=after, **more)
+    table = tensors["pos_embed"][0, 1:] if "vit" in name else tensors["block_embeddings"]
+    goal = new.grid() if "vit" in name else new.blocks()
+    # SciPy's interpolation at the centres of the new cells.
+    places = np.meshgrid(
+        *((np.arange(m) + 0.5) * n / m - 0.5 for n, m in zip(source, goal, strict=True)), indexing="ij"
+    )
+    flat = table.reshape(*source, -1).astype(np.float64)
+    expected = [ndimage.map_coordinates(flat[..., c], places, order=1, mode="nearest") for c in range(flat.shape[-1])]
+    got = found["params"][leaf][0, 1:] if "vit" in name else found["params"][leaf]
+    np.testing.assert_allclose(got.reshape(*goal, -1), np.stack(expected, -1), atol=1e-5)
+    assert how == {f"params/{leaf}": f"resampled from the grid {source} to {goal}"}
+    # The model's own grid, said, is copied.
+    _, same, how = adapted(name, tensors, Adaptation(source_size=source), input_size=before, **more)
+    assert how == {}
+    assert (same["params"][leaf] == (tensors["pos_embed"] if "vit" in name else table)).all()
+
+
+def test_a_source_size_that_no_table_takes_is_refused():
+    for name, fresh in (("densenet121_testing", []), ("vit_b16_testing", ["positions"])):
+        more = {"epsilon": 1e-6} if "vit" in name else {}
+        _, _, tensors = network(name, input_size=(32, 32, 32), **more)
+        with pytest.raises(ValueError, match=r"--source-size: found \(4, 4, 4\); expected none"):
+            adapted(name, tensors, Adaptation(source_size=(4, 4, 4)), fresh=fresh, input_size=(32, 32, 32), **more)
+
+
+def test_the_index_in_the_file_says_the_window_where_the_rows_do_not():
+    """Windows (4, 3, 3) and (3, 4, 3) have tables of as many rows."""
+    size, other = {"input_size": (16, 32, 32)}, {"window": (3, 4, 3)}
+    _, _, tensors = network("swin_t_testing", **size)
+    indices = [k for k in tensors if k.endswith("index")]
+    assert len(indices) == 4
+    with pytest.raises(ValueError, match=r"found a table over \(4, 3, 3\); to resample .* \(3, 4, 3\): --resample"):
+        adapted("swin_t_testing", tensors, None, **size, **other)
+    with pytest.raises(
+        ValueError, match=r"--source-size: found \(3, 4, 3\); expected \(4, 3, 3\), the window of which"
+    ):
+        adapted("swin_t_testing", tensors, Adaptation(source_size=(3, 4, 3)), **size, **other)
+    _, found, how = adapted("swin_t_testing", tensors, Adaptation(resample=True), **size, **other)
+    assert set(how.values()) == {"resampled from the window (4, 3, 3) to (3, 4, 3)"}
+    # Without the index nobody can tell but the user.
+    bare = {k: v for k, v in tensors.items() if k not in indices}
+    assert adapted("swin_t_testing", bare, None, **size, **other)[2] == {}
+    said = adapted("swin_t_testing", bare, Adaptation(resample=True, source_size=(4, 3, 3)), **size, **other)
+    assert said[2] == how
+    for a, b in zip(jax.tree.leaves(said[1]), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Damaged, or of two windows.
+    for key, message in ((indices[0], "is the index of no window"), (indices[2], f"another index than {indices[0]}")):
+        with pytest.raises(ValueError, match=message):
+            adapted("swin_t_testing", {**tensors, key: tensors[key][::-1]}, None, **size)
+
+
+@pytest.mark.parametrize("window", [(4, 3, 3), (1, 1, 1), (2, 5, 3), (8, 7, 7), (3, 1, 2)])
+def test_windows_are_told_from_their_index(window):
+    """The index, worked out pair by pair."""
+    tokens = list(np.ndindex(window))
+    index = np.zeros((len(tokens), len(tokens)), np.int64)
+    for i, a in enumerate(tokens):
+        row = np.zeros(len(tokens), np.int64)
+        for axis in range(3):
+            row = row * (2 * window[axis] - 1) + np.array([a[axis] - b[axis] + window[axis] - 1 for b in tokens])
+        index[i] = row
+    assert window in windows_of(index)
+    # More than one only where the index is the same.
+    assert len(windows_of(index)) == (1 if min(window) > 1 else {(1, 1, 1): 1, (3, 1, 2): 3}[window])
+    assert windows_of(index[:, :-1]) == windows_of(index[0]) == []
+
+
+def test_a_larger_patch_is_not_taken_for_channels():
+    """A flat kernel of 8^3 voxels has as many inputs as one of 4^3 with 8 channels."""
+    _, _, tensors = network("minit_testing", input_size=(32, 32, 32), patch_size=(8, 8, 8))
+    with pytest.raises(ValueError, match=r"to_patch_embedding.1.weight: found shape \[16, 512\]; expected \[16, 64\]"):
+        adapted("minit_testing", tensors, Adaptation(channels="sum"), input_size=(32, 32, 32))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64])
+def test_numbers_of_another_kind_are_refused_by_name(dtype):
+    _, _, tensors = network("nit_testing", input_size=(24, 24, 24))
+    tensors["cls_token"] = tensors["cls_token"].astype(dtype)
+    with pytest.raises(ValueError, match=rf"cls_token: found {np.dtype(dtype)} numbers; expected float32"):
+        adapted("nit_testing", tensors, None, input_size=(24, 24, 24))
 
 
 @pytest.mark.parametrize(

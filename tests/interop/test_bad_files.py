@@ -1,16 +1,20 @@
 """What a file may hold instead of weights: one line each, nothing written, nothing executed."""
 
+import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
 
 from jaxneuro import cli, interop, models
-from jaxneuro.interop import files
+from jaxneuro.errors import InputError
+from jaxneuro.interop import files, folder
 from tests.models.every import abstract_init, random_variables
 
 torch = pytest.importorskip("torch", reason="the parity extra is not installed (Python 3.12 and later)")
@@ -67,6 +71,9 @@ def test_a_pickle_that_executes(form, tensors, refused, tmp_path, monkeypatch):
         path.write_bytes(pickle.dumps({"state_dict": Bomb()}))
     told = refused(path)
     assert "nothing in a file is executed" in told
+    # What was refused is named, and nobody is told to load it all the same.
+    assert ("posix.mkdir" if form == "torch" else "operand") in told
+    assert "weights_only" not in told
     assert not (tmp_path / "exploded").exists()
 
 
@@ -81,6 +88,64 @@ def test_truncated_files(share, tensors, refused, saved, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     assert "expected a whole file" in refused(path)
+
+
+def test_a_flipped_bit_is_told_by_the_record(tensors, refused, saved):
+    """torch itself loads it without a word."""
+    path = saved(tensors)
+    whole = bytearray(path.read_bytes())
+    values = tensors["cls_token"].numpy().tobytes()
+    whole[whole.index(values) + 9] ^= 1
+    path.write_bytes(whole)
+    assert (torch.load(path, weights_only=True)["cls_token"] != tensors["cls_token"]).any()
+    with zipfile.ZipFile(path) as archive:
+        record = archive.testzip()
+    assert f"found the record {record} with another checksum" in refused(path)
+
+
+def test_tensors_that_are_no_plain_numbers_are_named(tensors, refused, saved, tmp_path):
+    from safetensors.torch import save_file
+
+    odd = {
+        "sparse_coo": lambda t: t.reshape(-1, 16).to_sparse(),
+        "sparse_csr": lambda t: t.reshape(-1, 16).to_sparse_csr(),
+        "meta": lambda t: t.to("meta"),
+        "float8_e4m3fn": lambda t: t.to(torch.float8_e4m3fn),
+        "qint8": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    }
+    for what, made in odd.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's: of sparse layouts and of quantisation
+            path = saved({**tensors, "cls_token": made(tensors["cls_token"])})
+        told = refused(path)
+        assert re.search(rf"found cls_token \(.*{what}.*\); expected real numbers; save it as a plain float32", told), (
+            told
+        )
+    save_file({**tensors, "cls_token": tensors["cls_token"].to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
+    assert "found cls_token (" in refused(tmp_path / "x.safetensors")
+
+
+def test_parameters_that_want_gradients_and_views_are_read(tensors, saved, tmp_path):
+    """A conjugated view has its sign as a flag, a parameter its gradient."""
+    parameters = {k: torch.nn.Parameter(v) for k, v in tensors.items()}
+    parameters["cls_token"] = torch.complex(torch.zeros_like(tensors["cls_token"]), tensors["cls_token"]).conj().imag
+    found, _ = files.read(saved(parameters))
+    np.testing.assert_array_equal(found.pop("cls_token"), -tensors["cls_token"].numpy())
+    assert all((found[k] == tensors[k].numpy()).all() for k in found)
+
+
+def test_a_checkpoint_that_holds_itself(refused, saved):
+    itself = {"epoch": 3}
+    itself["state_dict"] = itself
+    assert "found more than 4 wrappers" in refused(saved(itself))
+
+
+def test_arrays_without_axes_keep_none(tmp_path):
+    values = {"count": np.array(3, np.int64), "flat": np.zeros(1, np.float32), "turned": np.arange(6.0).reshape(2, 3).T}
+    files.write_safetensors(tmp_path / "x.safetensors", values)
+    found = files._read_safetensors(tmp_path / "x.safetensors")
+    assert {k: v.shape for k, v in found.items()} == {"count": (), "flat": (1,), "turned": (3, 2)}
+    assert all((found[k] == v).all() for k, v in values.items())
 
 
 def test_files_that_are_no_checkpoint(refused, saved, tmp_path):
@@ -158,6 +223,82 @@ def test_a_prefix_on_half_the_names(tensors, refused, saved):
     told = refused(saved({"model": half}))
     assert "found the prefix 'module.' on 17 of 35 names" in told
     assert "expected it on all or none" in told
+
+
+def test_a_dry_run_tells_every_fault(tensors, refused, saved, capsys):
+    for i in range(20):
+        tensors[f"wing{i}"] = torch.zeros(2, 3)
+    gone = [k for k in tensors if "layers.1" in k]
+    assert len(gone) > 8
+    path = saved({k: v for k, v in tensors.items() if k not in gone})
+    told = refused(path)
+    assert "wing12" not in told
+    count = 20 + len(gone)
+    assert told.endswith(f"; all {count}, one a line: --dry-run\n")
+    arguments = ["convert", str(path), "--model=nit_testing", "--source=minit", "--input-size=24,24,24", "--dry-run"]
+    assert cli.main(arguments) == 1
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert len(lines) == count
+    assert lines[12] == "wing12 [2, 3]: has no place"
+    assert [line.split(" ")[0] for line in lines[20:]] == gone
+    assert last.startswith("error: ")
+    assert "--dry-run" not in last
+
+
+def test_flags_that_set_a_keyword_are_not_set_twice(tensors, refused, saved):
+    for key, flag in (
+        ("input_size", "--input-size"),
+        ("in_channels", "--in-channels"),
+        ("num_outputs", "--num-outputs"),
+    ):
+        assert f"--set: found {key}; expected {flag}" in refused(saved(tensors), f"--set={key}=3")
+    assert "unknown keyword name for 'nit_testing'" in refused(saved(tensors), "--set=name=x")
+
+
+def converted(tensors, saved, out):
+    arguments = ["convert", str(saved(tensors)), "--model=nit_testing", "--source=minit", "--input-size=24,24,24"]
+    return cli.main([*arguments, f"--out={out}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "1"}, "found format '1'; expected a whole number"),
+        ({"file": 3}, "found file 3; expected a text"),
+        ({"sha256": None}, "found sha256 None; expected a text"),
+        ({"model": "nit"}, "found model 'nit'; expected an object"),
+        ({"model": {"settings": {}}}, "found model.name None; expected a text"),
+        ({"model": {"name": "nit", "settings": [1]}}, r"found model.settings \[1\]; expected an object"),
+        ({"file": "../x.safetensors"}, "x.safetensors: found no file"),
+        ({"model": {"name": "nut", "settings": {}}}, "card.json: unknown model 'nut'"),
+        ({"model": {"name": "nit", "settings": {"depth": {}}}}, "card.json: nit: found depth="),
+    ],
+)
+def test_a_damaged_card_is_one_line(change, message, tensors, saved, tmp_path):
+    assert converted(tensors, saved, tmp_path / "out") == 0
+    (tmp_path / "x.safetensors").write_bytes(b"beside")
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    (tmp_path / "out" / "card.json").write_text(json.dumps(card | change))
+    with pytest.raises(InputError, match=message) as caught:
+        interop.load(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_folder_one_is_in_will_do(tensors, saved, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert converted(tensors, saved, ".") == 0
+    assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["card.json", "model.safetensors", "report.csv"]
+
+
+def test_what_fails_leaves_no_parent_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(KeyError), folder.new(tmp_path / "a" / "b" / "c" / "out"):
+        raise KeyError
+    assert list((tmp_path / "a").iterdir()) == []
+    with folder.new(tmp_path / "a" / "b" / "c" / "out") as partial:
+        (partial / "x").touch()
+    assert (tmp_path / "a" / "b" / "c" / "out" / "x").exists()
 
 
 def test_a_dry_run_names_every_tensor_and_writes_nothing(tensors, saved, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -13,7 +14,9 @@ import pytest
 from safetensors.torch import load_file
 
 from jaxneuro import cli, interop, models
+from jaxneuro.interop import files, weights
 from tests.interop.published import FILES
+from tests.models.every import abstract_init, random_variables
 from tests.models.test_swin_parity import reference
 from tests.models.test_vit_parity import draw, keeping
 from tests.torch_reference import largest_difference, monai_nets, torch, volumes
@@ -80,11 +83,13 @@ def test_there_and_back(name, tmp_path, capsys):
     before, after = read(source), read(tmp_path / "torch" / "model.pth")
     assert before.keys() == after.keys()
     for key, value in before.items():
-        assert after[key].dtype == value.dtype
+        assert (after[key].dtype, after[key].shape) == (value.dtype, value.shape), key
         np.testing.assert_array_equal(after[key], value, err_msg=key)
     assert export(tmp_path / "ours", "safetensors", published.layout, tmp_path / "safetensors") == 0
     exported = load_file(tmp_path / "safetensors" / "model.safetensors")
     renamed = {published.rename(k): k for k in module.state_dict()}
+    shapes = {k: tuple(v.shape) for k, v in exported.items()}
+    assert shapes == {published.rename(k): tuple(v.shape) for k, v in module.state_dict().items()}
     fresh = published.make()
     if name != "mae":
         with torch.no_grad():
@@ -192,6 +197,104 @@ assert set(program.platforms) == {{"cpu", "cuda", "tpu"}}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     with torch.no_grad():
         assert largest_difference(np.load(tmp_path / "y.npy"), module(tensor)[0]) <= 1e-4
+
+
+def vit_in_monai(**keywords):
+    """Return a ViT of ours and its tensors as MONAI's."""
+    model = models.build("vit_b16_testing", input_size=(16, 24, 16), depth=1, **keywords)
+    return model, interop.to_torch(model, random_variables(abstract_init(model)), "monai")
+
+
+def test_monais_tanh_is_refused_unless_the_head_begins_afresh():
+    model, tensors = vit_in_monai(num_outputs=2)
+    with_tanh = {k.replace("classification_head", "classification_head.0"): v for k, v in tensors.items()}
+    with pytest.raises(ValueError, match=r"ends in a Tanh.* post_activation=None, or begin a new head: --head fresh"):
+        interop.from_torch(model, with_tanh, "monai")
+    variables, rows = weights.convert(model, with_tanh, "monai", new_head=True)
+    ignored = {"classification_head.0.weight", "classification_head.0.bias"}
+    assert {r.theirs for r in rows if r.what == "ignored"} == ignored
+    norm = variables["params"]["norm"]["scale"]
+    np.testing.assert_array_equal(norm, tensors["norm.weight"])
+
+
+def test_monais_autoencoder_into_a_vit_says_the_way():
+    mae = models.build("vit_b16_mae_testing", input_size=(16, 24, 16), depth=1)
+    tensors = interop.to_torch(mae, zero_decoder_position(mae), "monai")
+    with pytest.raises(ValueError, match=r"convert it into the ViT's autoencoder \(vit_..._mae\)"):
+        weights.convert(vit_in_monai()[0], tensors, "monai", new_head=True)
+
+
+def zero_decoder_position(model):
+    """Return random variables of an autoencoder whose decoder, as MONAI's, has no position for the class token."""
+    variables = random_variables(abstract_init(model))
+    decoder = variables["params"]["decoder"]
+    decoder["positions"] = decoder["positions"].at[:, 0].set(0)
+    return variables
+
+
+@pytest.mark.parametrize("layout", ["monai", "mae"])
+def test_a_head_on_the_mean_has_no_place_in_a_layout_whose_heads_read_the_class_token(layout):
+    known = {"input_size": (16, 24, 16), "depth": 1, "epsilon": {"monai": 1e-5, "mae": 1e-6}[layout]}
+    mean, by_class = (models.build("vit_b16_testing", pool=pool, **known) for pool in ("mean", "class"))
+    variables = random_variables(abstract_init(mean))
+    with pytest.raises(ValueError, match=r"found pool 'mean' in the model; expected 'class', .*--set pool=class"):
+        interop.to_torch(mean, variables, layout)
+    tensors = interop.to_torch(by_class, variables, layout)
+    with pytest.raises(ValueError, match="found pool 'mean'"):
+        interop.from_torch(mean, tensors, layout)
+    # A new head reads what it likes; without a head there is nothing to read.
+    weights.convert(mean, tensors, layout, new_head=True)
+    bare = models.build("vit_b16_testing", pool="mean", num_outputs=0, **known)
+    interop.to_torch(bare, random_variables(abstract_init(bare)), layout)
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "video_swin", "mmaction2"])
+def test_another_axis_for_time_comes_in_and_does_not_go_out(layout):
+    first, last = (models.build("swin_t_testing", input_size=(16, 24, 16), time_axis=axis) for axis in (0, 2))
+    variables = random_variables(abstract_init(first))
+    tensors = interop.to_torch(first, variables, layout)
+    back = interop.from_torch(last, tensors, layout)
+    assert all((a == b).all() for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(variables), strict=True))
+    with pytest.raises(ValueError, match=r"found time_axis 2 in the model; expected 0, .*permute the axes"):
+        interop.to_torch(last, back, layout)
+
+
+def test_a_new_head_for_nit_takes_its_distillation_along(tmp_path, capsys):
+    model = models.build("nit_testing", input_size=(24, 24, 24), num_outputs=3)
+    tensors = interop.to_torch(model, random_variables(abstract_init(model)), "minit")
+    files.write_safetensors(tmp_path / "x.safetensors", tensors)
+    arguments = ["--model=nit_testing", "--source=minit", "--input-size=24,24,24", "--head=fresh"]
+    arguments += ["--num-outputs=1", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["convert", str(tmp_path / "x.safetensors"), *arguments]) == 0, capsys.readouterr().err
+    card = interop.load(tmp_path / "out")[2]
+    parts = {"head/norm", "head/out", "distill/norm", "distill/out"}
+    assert {f.removeprefix("params/").rpartition("/")[0] for f in card["fresh"]} == {*parts, ""}
+    assert "params/distill_token" in card["fresh"]
+    # Without a head the tensors of the file's are left out by name.
+    bare = models.build("nit_testing", input_size=(24, 24, 24), num_outputs=0)
+    _, rows = weights.convert(bare, tensors, "minit", new_head=True)
+    assert {r.theirs.split(".")[0] for r in rows if r.what == "ignored"} == {"mlp_head", "distill", "distill_token"}
+
+
+def test_counts_are_kept_only_beside_a_norm_that_is_there():
+    model = models.build("tiny_densenet_testing", input_size=(16, 16, 16))
+    tensors = interop.to_torch(model, random_variables(abstract_init(model)), "monai")
+    stray = "features.norm9.num_batches_tracked"
+    with pytest.raises(ValueError, match=rf"1 tensors have no place in the model: {stray} \[\]"):
+        interop.from_torch(model, {**tensors, stray: np.array(3)}, "monai")
+    # A norm that begins afresh does not keep its old count.
+    _, rows = weights.convert(model, tensors, "monai", fresh=["/norm5/"])
+    kept = {r.theirs for r in rows if r.what == "beside"}
+    assert kept == {k for k in tensors if k.endswith("num_batches_tracked") and "norm5" not in k}
+    assert "features.norm5.num_batches_tracked" in {r.theirs for r in rows if r.what == "ignored"}
+
+
+@pytest.mark.parametrize("name", ["fresh", "ignore"])
+@pytest.mark.parametrize(("pattern", "message"), [("^params/nrom", "which is in no path"), ("(", "regular expression")])
+def test_a_pattern_that_finds_nothing_is_refused(name, pattern, message):
+    model, tensors = vit_in_monai()
+    with pytest.raises(ValueError, match=rf"{name}: found '{re.escape(pattern)}'.*{message}"):
+        weights.convert(model, tensors, "monai", **{name: [pattern]})
 
 
 def test_a_pretrained_autoencoder_becomes_a_vit_to_fine_tune(tmp_path, capsys):

@@ -287,6 +287,29 @@ def test_the_grid_of_the_source_is_known_where_it_is_no_cube():
     check(*transfer(source, leaves, source=source, new_head=False, adaptation=may), leaves)
 
 
+def test_a_block_cut_otherwise_is_no_copy_though_it_has_as_many_patches():
+    source = build("minit_testing", input_size=(16, 16, 16))
+    model = build("minit_testing", input_size=(32, 16, 8), block_size=(32, 16, 8))
+    assert (source.grid(), model.grid()) == ((4, 4, 4), (8, 4, 2))
+    leaves = leaves_of(source)
+    with pytest.raises(InputError, match=r"block_embeddings: .*\(8, 4, 2\): --resample.*positions: .*--resample"):
+        transfer(model, leaves, source=source)
+    variables, rows = transfer(model, leaves, source=source, adaptation=Adaptation(resample=True))
+    assert {r.how for r in rows if r.what == "adapted"} == {"resampled from the grid (4, 4, 4) to (8, 4, 2)"}
+    for name in ("positions", "block_embeddings"):
+        old = leaves[f"params/{name}"][0, 1:].reshape(4, 4, 4, -1)
+        old = (old[:, :, ::2] + old[:, :, 1::2]) / 2  # two cells become one: their mean
+        new = np.empty((8, *old.shape[1:]))
+        # Centres of the new cells, in old ones: -1/4 and 3 1/4 (which take the end), 1/4, 3/4, ...
+        new[0], new[7], new[1:7:2], new[2:7:2] = (
+            old[0],
+            old[3],
+            0.75 * old[:3] + 0.25 * old[1:],
+            0.25 * old[:3] + 0.75 * old[1:],
+        )
+        np.testing.assert_allclose(variables["params"][name][0, 1:], new.reshape(64, -1), atol=1e-6)
+
+
 @pytest.mark.parametrize("decoder", ["", "_simmim"])
 def test_tables_over_windows_and_blocks_find_the_sizes_of_both_networks(decoder):
     may = Adaptation(resample=True)
