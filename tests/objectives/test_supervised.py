@@ -159,9 +159,7 @@ def test_several_targets_share_the_outputs_and_missing_labels_take_no_part(sever
 
 
 def test_scores_of_several_targets_are_of_the_known_and_the_first_chooses(several):
-    values = np.array(
-        [[0.9, 1, 0, 0, 70], [0.5, 0.1, 0.2, 0.7, 60], [0.1, 0.8, 0.1, 0.1, 61], [0.05, 0, 1, 0, 60.0]]
-    )
+    values = np.array([[0.9, 1, 0, 0, 70], [0.5, 0.1, 0.2, 0.7, 60], [0.1, 0.8, 0.1, 0.1, 61], [0.05, 0, 1, 0, 60.0]])
     scores = several.score(values, several_batch())
     # Of the two pairs of a woman and a man one is in order; both diagnoses are right; |60 - 66|.
     assert scores == {"sex_roc_auc": 0.5, "diagnosis_balanced_accuracy": 1, "diagnosis_accuracy": 1, "age_mae": 6}
