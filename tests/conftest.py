@@ -13,6 +13,22 @@ from jaxneuro.manifest import Scan
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+def pytest_configure(config):
+    """Compile as is quickest for tiny networks, most of what these tests do, unless slow tests are asked for too.
+
+    The slow tests run the programs that users run. XLA reads its flags once, before a process's first array, and ends
+    the process if it does not know one.
+    """
+    import jax
+
+    if config.getoption("markexpr") == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
+        if jax.__version_info__ < (0, 11):
+            quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Compile each tiny network once a session, not once a test."""
@@ -23,22 +39,6 @@ def compilation_cache(tmp_path_factory):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("xla"))
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation(request):
-    """Compile with few optimisations: compiling tiny networks is most of what these tests do.
-
-    The slow tests run the programs that users run.
-    """
-    import jax
-
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write_dataset(out, scans, *, folds=None, seed=0, ood_sites=("D",), shape=(16, 16, 16), **card):

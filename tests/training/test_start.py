@@ -24,14 +24,6 @@ SIZE = {"input_size": (16, 16, 16), "depth": 1}
 DRAWN = 0.25
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_runs():
-    """Compile with few optimisations: what runs begin with does not hang on how fast they are."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def quick_draws(monkeypatch):
     """Let fresh leaves hold one number: compiling a network's own draws takes longer than all else here."""

@@ -21,14 +21,6 @@ from tests.conftest import CONFIGS
 from tests.training import runs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compile with few optimisations, the run that the tests share as well: other programs have other last bits."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def default_handlers():
     """Take signals as a program in the foreground does; CI may run these in the background."""
