@@ -77,14 +77,19 @@ def boxes(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("boxes") / "d", box_scans())
 
 
+def smoke_config(data, *overrides, name="smoke"):
+    """Return a config on a dataset with overrides; the smoke config is of a network that is quick to compile."""
+    if name == "smoke" and not any(o.startswith("model.name=") for o in overrides):
+        overrides = ("model.block_sizes=(1,1)", *overrides)
+    return configuration.read(str(CONFIGS / f"{name}.py"), [f"--config.{o}" for o in (f"data.path={data}", *overrides)])
+
+
 @pytest.fixture
 def smoke(boxes):
     """The smoke config on the boxes, with overrides."""
 
     def read(*overrides, data=boxes, name="smoke"):
-        return configuration.read(
-            str(CONFIGS / f"{name}.py"), [f"--config.data.path={data}", *(f"--config.{o}" for o in overrides)]
-        )
+        return smoke_config(data, *overrides, name=name)
 
     return read
 

@@ -13,20 +13,17 @@ from jaxneuro import cli, interop, records
 from jaxneuro import export as exporting
 from jaxneuro.evaluation import evaluate
 from jaxneuro.training import loop
-from tests.conftest import CONFIGS
+from tests.conftest import smoke_config
 
 
 @pytest.fixture(scope="module", params=["ad", "age"])
 def run(request, tmp_path_factory, boxes):
     """A trained and evaluated run: a classifier, and a regression whose target is scaled."""
-    from jaxneuro import configuration
-
     workdir = tmp_path_factory.mktemp("run") / request.param
-    settings = ["training.epochs=2"]
+    settings = ["training.epochs=2", "model.name=tiny_densenet_testing"]
     if request.param == "age":
         settings += ["task.name=age", "task.kind=regression", "task.target=age", "task.classes=()", "task.only=()"]
-    overrides = [f"--config.data.path={boxes}", *(f"--config.{s}" for s in settings)]
-    loop.train(configuration.read(str(CONFIGS / "smoke.py"), overrides), workdir)
+    loop.train(smoke_config(boxes, *settings), workdir)
     evaluate.evaluate(workdir, resamples=10)
     return workdir
 

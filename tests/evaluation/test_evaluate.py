@@ -13,21 +13,15 @@ from jaxneuro import records, splits
 from jaxneuro.errors import InputError, LeakageError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.training import loop
-from tests.conftest import box_scans, write_dataset
+from tests.conftest import box_scans, smoke_config, write_dataset
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, boxes):
     """A trained run, shared: evaluation writes to folders of its own."""
-    from jaxneuro import configuration
-    from tests.conftest import CONFIGS
-
     workdir = tmp_path_factory.mktemp("run") / "r"
     settings = ["training.epochs=4", "optimizer.learning_rate=0.01", "data.batch_size=8"]
-    config = configuration.read(
-        str(CONFIGS / "smoke.py"), [f"--config.data.path={boxes}", *(f"--config.{s}" for s in settings)]
-    )
-    loop.train(config, workdir)
+    loop.train(smoke_config(boxes, *settings), workdir)
     return workdir
 
 

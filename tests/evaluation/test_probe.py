@@ -9,20 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneuro import cli, configuration, interop, manifest, models, records
+from jaxneuro import cli, interop, manifest, models, records
 from jaxneuro.errors import InputError, LeakageError
 from jaxneuro.evaluation import probe
 from jaxneuro.interop import files, folder
 from jaxneuro.training import checkpoint, experiment, loop
-from tests.conftest import CONFIGS, box_scans, write_dataset
+from tests.conftest import CONFIGS, box_scans, smoke_config, write_dataset
 
 AGE = ("task.name=age", "task.kind=regression", "task.target=age", "task.classes=()", "task.ignore=()")
-
-
-def config_of(data, *overrides):
-    return configuration.read(
-        str(CONFIGS / "smoke.py"), [f"--config.data.path={data}", *(f"--config.{o}" for o in overrides)]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +24,7 @@ def run(tmp_path_factory, boxes):
     """A network pre-trained without a target: a masked autoencoder, whose encoder is probed."""
     workdir = tmp_path_factory.mktemp("run") / "mae"
     objective = ("objective.name=masked", "objective.kind=mae", "objective.ratio=0.5", "data.normalise=volume")
-    loop.train(config_of(boxes, *objective, "model.name=vit_b16_testing", "model.depth=1"), workdir)
+    loop.train(smoke_config(boxes, *objective, "model.name=vit_b16_testing", "model.depth=1"), workdir)
     return workdir
 
 
@@ -46,12 +40,12 @@ def probed(run, boxes, tmp_path_factory):
     """One probe, with half the training subjects: its result, its folder, its features."""
     out = tmp_path_factory.mktemp("probed")
     file = out / "deep" / "f.npz"
-    result = probe.probe(run, config_of(boxes, "data.fraction=0.5"), out, features=file, resamples=5)
+    result = probe.probe(run, smoke_config(boxes, "data.fraction=0.5"), out, features=file, resamples=5)
     return result, out, dict(np.load(file))
 
 
 def parts_of(data, *overrides):
-    return experiment.build(config_of(data, "model.name=swin_t_testing", *overrides))
+    return experiment.build(smoke_config(data, "model.name=swin_t_testing", *overrides))
 
 
 def mixed(parts, task, width=5, noise=0.0, seed=0):
@@ -219,7 +213,7 @@ def test_what_is_written_says_where_it_comes_from(run, probed):
 
 def test_weights_of_another_grid_or_of_several_channels_are_adapted_and_told(boxes, tmp_path, capsys):
     grid = converted(tmp_path / "grid", "vit_b16_testing", input_size=(24, 24, 24), num_outputs=3, depth=1)
-    result = probe.probe(grid, config_of(boxes), tmp_path / "a", resamples=5)
+    result = probe.probe(grid, smoke_config(boxes), tmp_path / "a", resamples=5)
     assert result["model"]["adapted"] == {"params/positions": "resampled from the grid (3, 3, 3) to (2, 2, 2)"}
     assert result["source"]["trained_on"] is None
     assert result["normalise"] == "brain"  # nobody says what the weights need: that of the config
@@ -228,8 +222,8 @@ def test_weights_of_another_grid_or_of_several_channels_are_adapted_and_told(box
     assert "resampled from the grid" in told
     colour = converted(tmp_path / "colour", "vit_b16_testing", input_size=(16, 16, 16), in_channels=3, depth=1)
     with pytest.raises(InputError, match=r"colour: .*to make one channel of 3"):
-        probe.probe(colour, config_of(boxes), tmp_path / "b")
-    result = probe.probe(colour, config_of(boxes, "init.channels=sum"), tmp_path / "b", resamples=5)
+        probe.probe(colour, smoke_config(boxes), tmp_path / "b")
+    result = probe.probe(colour, smoke_config(boxes, "init.channels=sum"), tmp_path / "b", resamples=5)
     assert result["model"]["adapted"] == {"params/patch_embed/proj/kernel": "sum over 3 channels"}
 
 
@@ -239,7 +233,7 @@ def test_weights_of_another_grid_or_of_several_channels_are_adapted_and_told(box
 def test_scans_that_the_network_was_trained_on_are_no_test(run, boxes, tmp_path):
     other = write_dataset(tmp_path / "other", box_scans(), seed=1)
     with pytest.raises(LeakageError, match=r"subjects are in the training of .*mae and in (validation|test) of"):
-        probe.probe(run, config_of(other), tmp_path / "out")
+        probe.probe(run, smoke_config(other), tmp_path / "out")
     # What its first weights were trained on counts, too.
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -247,31 +241,31 @@ def test_scans_that_the_network_was_trained_on_are_no_test(run, boxes, tmp_path)
     unseen = dataset.splits.subjects["ood"][:2]
     manifest.write(copy / "pretrained_on.csv", [s for s in dataset.scans if s.subject in unseen])
     with pytest.raises(LeakageError, match=f"2 subjects are in the training of .* and in ood of .*{unseen[0]}"):
-        probe.probe(copy, config_of(boxes), tmp_path / "out")
+        probe.probe(copy, smoke_config(boxes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_probed_is_told(run, boxes, tmp_path):
     with pytest.raises(InputError, match=r"found no network; expected the folder of a run"):
-        probe.probe(tmp_path, config_of(boxes))
+        probe.probe(tmp_path, smoke_config(boxes))
     with pytest.raises(InputError, match=r"objective.name: found 'contrastive' in the config of a probe"):
-        probe.probe(run, config_of(boxes, "objective.name=contrastive"))
+        probe.probe(run, smoke_config(boxes, "objective.name=contrastive"))
     small = write_dataset(tmp_path / "small", box_scans(prefix="x"), shape=(12, 12, 12))
     with pytest.raises(InputError, match=r"found input_size \(12, 12, 12\); expected three multiples of \(8, 8, 8\)"):
-        probe.probe(run, config_of(small))
+        probe.probe(run, smoke_config(small))
     weights = converted(tmp_path / "w", "vit_b16_testing", input_size=(16, 16, 16))
     with pytest.raises(InputError, match=r"--out: found none; expected a folder for probe.json, for .*w is no run"):
-        probe.probe(weights, config_of(boxes))
+        probe.probe(weights, smoke_config(boxes))
     card = json.loads((weights / "card.json").read_text())
     card["model"]["name"] = "resnet"
     (weights / "card.json").write_text(json.dumps(card))
     with pytest.raises(InputError, match=r"w: found a network 'resnet'"):
-        probe.probe(weights, config_of(boxes), tmp_path / "out")
+        probe.probe(weights, smoke_config(boxes), tmp_path / "out")
 
 
 def test_another_recipe_is_told(run, tmp_path, capsys):
     other = write_dataset(tmp_path / "other", box_scans(prefix="x"), recipe={"name": "boxes2", "shape": [16, 16, 16]})
-    probe.probe(run, config_of(other), tmp_path / "out", resamples=5)
+    probe.probe(run, smoke_config(other), tmp_path / "out", resamples=5)
     assert "name 'boxes2', was 'boxes'" in capsys.readouterr().err
 
 

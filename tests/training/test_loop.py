@@ -29,7 +29,8 @@ def final(workdir):
 
 
 def test_a_binary_run_learns_and_writes_what_it_says(smoke, tmp_path, log_lines):
-    best = loop.train(smoke("training.epochs=6", "optimizer.learning_rate=0.01", "data.batch_size=8"), tmp_path / "r")
+    settings = ("model.name=tiny_densenet_testing", "optimizer.learning_rate=0.01", "data.batch_size=8")
+    best = loop.train(smoke("training.epochs=6", *settings), tmp_path / "r")
     assert best["roc_auc"] > 0.9
     names = {p.name for p in (tmp_path / "r").iterdir()}
     assert names == {
@@ -65,7 +66,7 @@ def test_regression_beats_the_mean(smoke, tmp_path):
 
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_stopped_run_goes_on_to_the_same_bits(smoke, tmp_path, log_lines, monkeypatch, stop_after):
-    config = smoke("training.epochs=4", "model.name=tiny_densenet_testing")
+    config = smoke("training.epochs=4")
     loop.train(config, tmp_path / "whole")
 
     scored = []

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneuro import configuration, manifest, models, records
+from jaxneuro import manifest, models, records
 from jaxneuro.errors import CorruptDataError, InputError, LeakageError
 from jaxneuro.evaluation.evaluate import evaluate
 from jaxneuro.interop import files, folder, weights
 from jaxneuro.training import checkpoint, loop, start
 from jaxneuro.training.state import TrainState
-from tests.conftest import CONFIGS, box_scans, write_dataset
+from tests.conftest import box_scans, smoke_config, write_dataset
 from tests.models.every import abstract_init, random_variables
 
 INIT = {"head": "fresh", "fresh": (), "ignore": (), "channels": "", "resample": True}
@@ -213,10 +213,7 @@ def test_only_folds_that_test_must_be_unseen():
 
 def config(data, *overrides):
     """Return the smoke config of a tiny transformer."""
-    every = ("model.name=vit_b16_testing", "model.depth=1", "optimizer.name=sgd", *overrides)
-    return configuration.read(
-        str(CONFIGS / "smoke.py"), [f"--config.data.path={data}", *(f"--config.{o}" for o in every)]
-    )
+    return smoke_config(data, "model.name=vit_b16_testing", "model.depth=1", "optimizer.name=sgd", *overrides)
 
 
 def as_it_is(data, source, *overrides):

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxneuro import cli, configuration, data, records
+from jaxneuro import cli, data, records
 from jaxneuro.errors import InputError, Preempted
 from jaxneuro.training import experiment, journal, loop, pace, stopping
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, smoke_config
 from tests.training import runs
 
 
@@ -124,7 +124,13 @@ def test_a_run_killed_as_it_began_begins_again(tmp_path):
 
 
 # ---- a run ------------------------------------------------------------------------------------------------------
-OVERRIDES = ("model.name=vit_b16_testing", "training.epochs=4", "training.keep=4", "training.log_every=3")
+OVERRIDES = (
+    "model.name=vit_b16_testing",
+    "model.depth=1",
+    "training.epochs=4",
+    "training.keep=4",
+    "training.log_every=3",
+)
 
 
 def arguments(boxes, workdir):
@@ -134,7 +140,7 @@ def arguments(boxes, workdir):
 
 @pytest.fixture(scope="module")
 def config(boxes):
-    return configuration.read(str(CONFIGS / "smoke.py"), [f"--config.{o}" for o in (f"data.path={boxes}", *OVERRIDES)])
+    return smoke_config(boxes, *OVERRIDES)
 
 
 @pytest.fixture(scope="module")
