@@ -2,9 +2,8 @@
 
 make demo
 
-On two CPU cores (Intel Xeon, AVX-512) it trains in 107 s, 234 scans at 57 volumes/s. With seed 0 the
-first version of the code gave ROC-AUC 0.84 (0.71 to 0.94) on 48 held-out subjects and 0.74 (0.61 to 0.86) on the 64 of
-the unseen site there; on an AMD EPYC, 25 November 2026, it was 0.84 (0.72 to 0.94) and 0.90 (0.80 to 0.97).
+On two CPU cores (AMD EPYC, 25 November 2026) it trains in 190 s, 234 scans. With seed 0: ROC-AUC 0.84 (0.72 to 0.94) on
+48 held-out subjects and 0.90 (0.80 to 0.97) on the 64 of the unseen site. README has those of another processor.
 """
 
 import common
