@@ -14,7 +14,7 @@ from jaxneuro import augment, interop, models, records
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.interop import files, folder, layouts
-from jaxneuro.training import experiment, journal, sharding, targets
+from jaxneuro.training import journal, sharding
 
 #: StableHLO is written for all of these, and runs on whichever is there.
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -100,16 +100,7 @@ def _of_run(
     workdir: Path, *, whole: bool
 ) -> tuple[Any, dict[str, Any], Callable[[Any, jax.Array], jax.Array], dict[str, Any]]:
     """Return a run's network, best variables, predictions and card: of the `whole` computation, or of its weights."""
-    config = evaluate.read_config(workdir)
-    data = Path(config.data.path)
-    if not data.is_dir():
-        seen = "" if data.is_absolute() else f", seen from {Path.cwd()}"
-        raise InputError(
-            f"{workdir / 'config.json'}: data.path: found no folder '{data}'{seen}; expected the dataset of the run, "
-            "from where it was started; go there, or write the path down anew"
-        )
-    parts = experiment.build(config, targets.of(workdir))
-    journal.check_dataset(workdir, parts.dataset.card)
+    config, parts = evaluate.open_run(workdir)
     step, weights, chosen = evaluate.best(parts, workdir, sharding.make_mesh({"data": -1}))
     variables = jax.tree.map(np.asarray, {k: v for k, v in weights.items() if v or k == "params"})
     variables.setdefault("batch_stats", {})

@@ -57,13 +57,7 @@ def evaluate(
     """
     began = time.perf_counter()
     workdir = Path(workdir)
-    config = read_config(workdir)
-    parts = experiment.build(config, targets.of(workdir))
-    if not (workdir / "run.json").is_file():
-        raise InputError(
-            f"{workdir}: found no run.json; expected a run that began to train; run the same train command"
-        )
-    journal.check_dataset(workdir, parts.dataset.card)
+    config, parts = open_run(workdir)
     if not parts.tasks:
         raise InputError(
             f"{workdir}: objective '{config.objective.name}' predicts nothing to test; expected a supervised run; "
@@ -148,6 +142,29 @@ def read_config(workdir: str | Path) -> ml_collections.FrozenConfigDict:
     file = Path(workdir) / "config.json"
     keys = ["seed", "data", "task", "also", "objective", "model"]
     return ml_collections.FrozenConfigDict(records.read_json(file, keys, expected="the folder of a training run"))
+
+
+def open_run(workdir: Path) -> tuple[ml_collections.FrozenConfigDict, experiment.Experiment]:
+    """Return the config of a run and what was made of it, over the data that it was trained on.
+
+    Raises:
+      InputError: the folder is no run's, its dataset is gone, or is another by now.
+    """
+    config = read_config(workdir)
+    data = Path(config.data.path)
+    if not data.is_dir():
+        seen = "" if data.is_absolute() else f", seen from {Path.cwd()}"
+        raise InputError(
+            f"{workdir / 'config.json'}: data.path: found no folder '{data}'{seen}; expected the dataset of the run, "
+            "from where it was started; go there, or write the path down anew"
+        )
+    parts = experiment.build(config, targets.of(workdir))
+    if not (workdir / "run.json").is_file():
+        raise InputError(
+            f"{workdir}: found no run.json; expected a run that began to train; run the same train command"
+        )
+    journal.check_dataset(workdir, parts.dataset.card)
+    return config, parts
 
 
 def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan], np.ndarray, np.ndarray]]) -> None:

@@ -31,6 +31,7 @@ METRIC_NAMES = {
 }
 FOLD_NAMES = {"validation": "validation", "test": "test", "ood": "out-of-distribution"}
 FEW_SUBJECTS = 100
+SHORT_WORD = 20
 LONG_TABLE = 50
 NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?( \(.*\))?")
 
@@ -58,8 +59,11 @@ def to_rich(table: Table) -> rich.table.Table:
         title_justify="left",
         caption_justify="left",
     )
-    for name, numeric in zip(table.columns, table.numeric(), strict=True):
-        drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for i, (name, numeric) in enumerate(zip(table.columns, table.numeric(), strict=True)):
+        # Columns that can break at spaces give way to those of short words, which stay whole.
+        words = [name, *(row[i] for row in table.rows)]
+        whole = all(" " not in w and len(w) <= SHORT_WORD for w in words)
+        drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return drawn

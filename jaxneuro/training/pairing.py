@@ -18,6 +18,7 @@ from jaxneuro.objectives.base import Objective
 from jaxneuro.tasks import Task
 from jaxneuro.training import targets
 
+#: What a network is trained in; float16 is for use only, for gradients would need their loss scaled.
 DTYPES = ("float32", "bfloat16")
 #: The projection of contrastive pre-training (Dufumier et al. 2021): one hidden layer, then the embedding.
 PROJECTION = {"head_hidden": (512,), "num_outputs": 128}

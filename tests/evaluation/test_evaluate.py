@@ -101,6 +101,8 @@ def test_changed_training_data_is_refused(smoke, tmp_path):
     data = write_dataset(tmp_path / "d", box_scans())
     loop.train(smoke(data=data), tmp_path / "r")
     data.rename(tmp_path / "old")
+    with pytest.raises(InputError, match=r"r/config.json: data.path: found no folder '.*/d'; expected the dataset of"):
+        evaluate.evaluate(tmp_path / "r")
     write_dataset(tmp_path / "d", box_scans(52))
     with pytest.raises(InputError, match=r"was made with another dataset .manifest_sha256, splits_sha256 differ"):
         evaluate.evaluate(tmp_path / "r")

@@ -215,3 +215,13 @@ def test_rich_prints_the_cells_and_keeps_brackets_as_text():
     printed = console.file.getvalue()
     for text in ("A [bold]title", "[red]sub-01[/red]", "a [note]"):
         assert text in printed
+
+
+def test_short_words_stay_whole_where_a_table_is_wide():
+    console = rich.console.Console(width=60, file=io.StringIO())
+    cells = ("out-of-distribution", "9.13 (7.41 to 10.89)", "6.73 (5.19 to 8.30)")
+    console.print(tables.to_rich(tables.Table("t", ("Fold", "Error, 95 % interval", "Predicting the mean"), (cells,))))
+    printed = console.file.getvalue()
+    assert "out-of-distribution" in printed
+    assert "10.89)" in printed
+    assert max(map(len, printed.splitlines())) <= 60
