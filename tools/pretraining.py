@@ -5,8 +5,9 @@ python tools/pretraining.py --out runs/pretraining --only vit
 
 A pre-training cohort of healthy people, and another cohort with Alzheimer's and Parkinson's disease, of other people.
 Two small networks, each from scratch and after each objective that it can be pre-trained with; three tasks, 10 % and
-100 % of the training subjects, three seeds; the same recipe for every row of a network. Prints and writes `table.md`
-and `results.json`.
+100 % of the training subjects, three seeds; the same recipe for every row of a network. Prints and writes `table.md`,
+`learnt.md` (what each pre-training learnt: its loss beside that of knowing nothing, linear probes of its features
+beside those of an untrained network) and `results.json`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jaxneuro import configuration, terminal
 from jaxneuro.evaluation import evaluate, probe
 from jaxneuro.prepare import cohort
 from jaxneuro.prepare import run as preparing
+from jaxneuro.study import tables
 from jaxneuro.training import loop, runtime
 
 VOXEL_MM = 3.0
@@ -121,14 +123,14 @@ def main() -> None:
     ), test=0.45, validation=0.15, ood_sites=(UNSEEN_SITE,))  # fmt: skip
     less = () if args.epochs is None else (f"training.epochs={args.epochs}", "optimizer.warmup_epochs=0.1")
     results: list[dict[str, Any]] = []
+    pretrained: list[tuple[str, ...]] = []
     for network in [args.only] if args.only else NETWORKS:
         starts = {"scratch": ""}
-        probes = {}
         for name, (config, settings) in PRETRAINING[network].items():
             workdir = args.out / network / name / "pretraining"
             train(config, workdir, (f"data.path={healthy}", *NETWORKS[network], *settings, *less))
             starts[name] = str(workdir)
-            probes[name] = {task: probed(workdir, TASKS[task], patients) for task in TASKS}
+            pretrained.append((network, name, learnt(workdir), *(probed(workdir, TASKS[t], patients) for t in TASKS)))
         for task, fraction, name, seed in rows(starts, args.seeds):
             workdir = args.out / network / name / f"{task}-{fraction}-{seed}"
             settings = (
@@ -138,12 +140,12 @@ def main() -> None:
             folds = tested(TASKS[task], workdir, settings)
             row = {"network": network, "start": name, "task": task, "fraction": fraction, "seed": seed, **folds}
             results.append(row)
-        (args.out / f"probes-{network}.json").write_text(json.dumps(probes, indent=1) + "\n")
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    text = table(results)
-    (args.out / "table.md").write_text(text)
-    print(text)
-    terminal.say(f"{args.out}: table.md, results.json; {(time.perf_counter() - began) / 60:.0f} min")
+    head = ("network", "pre-training", "validation", *(f"probe of {t}: test; untrained" for t in TASKS))
+    for file, text in (("learnt.md", markdown(head, pretrained)), ("table.md", table(results))):
+        (args.out / file).write_text(text)
+        print(text)
+    terminal.say(f"{args.out}: table.md, learnt.md, results.json; {(time.perf_counter() - began) / 60:.0f} min")
 
 
 def data(out: Path, workers: int, prefix: str, spec: cohort.CohortSpec, **folds: Any) -> Path:
@@ -183,20 +185,36 @@ def tested(config: str, workdir: Path, settings: tuple[str, ...]) -> dict[str, f
     return {fold: found["folds"][fold]["metrics"][metric]["value"] for fold in ("test", "ood")}
 
 
-def probed(workdir: Path, config: str, shards: Path) -> dict[str, Any]:
-    """Return what a linear model reads from the features of a pre-trained network, and of an untrained one."""
+def learnt(workdir: Path) -> str:
+    """Return the best validation score of a pre-training, beside that of a network that knows nothing."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    aucs = [x["validation/roc_auc"] for x in lines if "validation/roc_auc" in x]
+    if aucs:
+        return f"ROC-AUC {max(aucs):.3f}; 0.5"
+    losses = [x["validation/loss"] for x in lines if "validation/loss" in x]
+    # Validation of a masked objective has its own; that of a contrastive one hangs on the batch alone.
+    known = [x[k] for k in ("validation/baseline", "train/baseline") for x in lines if k in x]
+    return f"loss {min(losses):.4f}; {known[0]:.4f}"
+
+
+def probed(workdir: Path, config: str, shards: Path) -> str:
+    """Return what a linear model reads on test subjects from a pre-trained network, and from an untrained one."""
     file = workdir / f"probe-{config}" / "probe.json"
     if file.exists():
-        return json.loads(file.read_text())
-    return probe.probe(
-        workdir, configuration.read(f"configs/{config}.py", [f"--config.data.path={shards}"]), file.parent
+        found = json.loads(file.read_text())
+    else:
+        task = configuration.read(f"configs/{config}.py", [f"--config.data.path={shards}"])
+        found = probe.probe(workdir, task, file.parent)
+    metric = tables.main_metric(found)
+    return "; ".join(
+        tables.estimate(tables.metric_of(found[which]["folds"]["test"], metric)) for which in ("trained", "untrained")
     )
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the table in Markdown: mean (deviation over seeds) on held-out subjects; unseen site."""
-    lines = ["| network | start | " + " | ".join(f"{t}, {float(f):.0%}" for t in TASKS for f in FRACTIONS) + " |"]
-    lines.append("|---|---|" + "---|" * (len(TASKS) * len(FRACTIONS)))
+    head = ("network", "start", *(f"{t}, {float(f):.0%}" for t in TASKS for f in FRACTIONS))
+    rows = []
     for network, start in dict.fromkeys((r["network"], r["start"]) for r in results):
         cells = []
         for task in TASKS:
@@ -204,8 +222,14 @@ def table(results: list[dict[str, Any]]) -> str:
                 wanted = {"network": network, "start": start, "task": task, "fraction": fraction}
                 mine = [r for r in results if wanted.items() <= r.items()]
                 cells.append("; ".join(spread([r[fold] for r in mine], task) for fold in ("test", "ood")))
-        lines.append(f"| {network} | {start} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append((network, start, *cells))
+    return markdown(head, rows)
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def spread(values: list[float], task: str) -> str:
