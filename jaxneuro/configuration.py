@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,11 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         raise InputError(f"{file}: {_message(e)}; expected a Python file whose get_config() returns a config") from e
     try:
         _make_room(config, overrides)
+        _check_overrides(config, overrides)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         left = values(arguments)
+    except InputError:
+        raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{file}: {_message(e)}; expected a key and a value of this config") from e
     if len(left) > 1:
@@ -107,6 +111,54 @@ def locate(path: str) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     raise InputError(f"config: found no file {path}; expected one such as configs/finetune_ad.py")
+
+
+def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Refuse keys that the config does not have, and numbers that are none, by the words that the user typed.
+
+    Raises:
+      InputError: names the override.
+    """
+    leaves = list(_leaves(config))
+    given = iter(overrides)
+    for override in given:
+        if not override.startswith("--"):
+            continue
+        name, equals, text = override.removeprefix("--").partition("=")
+        first, *path = name.split(".")
+        if first != "config" or not path:
+            near = [leaf for leaf in leaves if leaf.rpartition(".")[2] == name]
+            hint = f", such as --config.{near[0]}=VALUE" if near else ""
+            raise InputError(f"--{name}: found no such flag; expected --config.KEY=VALUE{hint}")
+        text = text if equals else next(given, "")
+        place: Any = config
+        for i, key in enumerate(path):
+            if not isinstance(place, ml_collections.ConfigDict) or key not in place:
+                near = difflib.get_close_matches(".".join(path), leaves, n=1)
+                hint = f"; did you mean --config.{near[0]}?" if near else ""
+                at = ".".join(path[:i])
+                keys = (
+                    f"; '{at}' holds {', '.join(place)}" if isinstance(place, ml_collections.ConfigDict) and at else ""
+                )
+                raise InputError(
+                    f"--config.{'.'.join(path)}: found no such key; expected one of this config{hint or keys}"
+                )
+            place = place[key]
+        kind, what = (int, "a whole number") if isinstance(place, int) else (float, "a number")
+        if isinstance(place, int | float) and not isinstance(place, bool):
+            try:
+                kind(text)
+            except ValueError as e:
+                raise InputError(f"--config.{'.'.join(path)}: found '{text}'; expected {what}") from e
+
+
+def _leaves(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of every value."""
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _make_room(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:

@@ -37,9 +37,30 @@ def test_keys_of_models_and_views_can_be_added():
     assert config.augment.noise.to_dict() == {"high": 0.2}
 
 
-def test_an_unknown_key_is_named_without_noise():
-    with pytest.raises(InputError, match=r"smoke\.py: '?learning_rat'? Did you mean \"learning_rate\""):
-        configuration.read(SMOKE, ["--config.optimizer.learning_rat=1.0"])
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["--config.optimizer.learning_rat=1.0"],
+            "--config.optimizer.learning_rat: found no such key; expected one of this config; did you mean "
+            "--config.optimizer.learning_rate?",
+        ),
+        (
+            ["--epochs", "3"],
+            "--epochs: found no such flag; expected --config.KEY=VALUE, such as --config.training.epochs=VALUE",
+        ),
+        (["--config.training.epochs", "1.5"], "--config.training.epochs: found '1.5'; expected a whole number"),
+        (["--config.optimizer.clip=much"], "--config.optimizer.clip: found 'much'; expected a number"),
+        (
+            ["--config.mesh.zzz=1"],
+            "--config.mesh.zzz: found no such key; expected one of this config; 'mesh' holds data, fsdp, model",
+        ),
+    ],
+)
+def test_a_key_or_number_mistyped_is_told_in_the_words_typed(overrides, told):
+    with pytest.raises(InputError) as error:
+        configuration.read(SMOKE, overrides)
+    assert str(error.value) == told
 
 
 @pytest.mark.parametrize("text", ["def get_config(:", "import no_such_module\n", "x = y\n", "get_config = 3\n"])

@@ -286,7 +286,7 @@ def test_the_command_prints_a_table_and_writes_beside_the_run(run, boxes, tmp_pa
         assert f"{mae['value']:.2f} (" in told
     assert f"{mae_of_mean(result):.2f} │" in told
     assert cli.main([*arguments, "--config.data.fractio=0.5"]) == 1
-    assert 'Did you mean "fraction"' in capsys.readouterr().err
+    assert "did you mean --config.data.fraction?" in capsys.readouterr().err
     with pytest.raises(SystemExit) as done:
         cli.main(["probe", "--help"])
     assert done.value.code == 0
