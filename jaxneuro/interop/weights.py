@@ -22,7 +22,9 @@ from jaxneuro.interop.transforms import Shape
 #: Leaves of heads: those of NiT's unused distillation, too.
 HEAD = r"^params/(head/|distill/|distill_token$)"
 #: How many names an error lists before it counts the rest.
-_SHOWN = 8
+_SHOWN = 4
+#: So many misfits are no slip of single names.
+_MANY = 20
 
 
 class MisfitError(InputError):
@@ -344,11 +346,35 @@ def _told(missing: list[str], extra: dict[str, str], faults: list[str], filled: 
         told.append(f"{len(extra)} tensors have no place in the model: {shown}; to leave them out: --ignore")
     if missing:
         hint = "; to begin them afresh: --fresh" if filled else ""
-        told.append(f"{len(missing)} tensors that the model needs are not there: {_list(missing)}{hint}")
-    told += faults[: 2 * _SHOWN]
-    if len(faults) > 2 * _SHOWN:
-        told.append(f"and {len(faults) - 2 * _SHOWN} more")
+        # A kernel says more to a reader than a running mean.
+        first = sorted(missing, key=lambda name: "running_" in name)
+        told.append(f"{len(missing)} tensors that the model needs are not there: {_list(first)}{hint}")
+    told += sorted(faults, key=lambda fault: "running_" in fault)[:_SHOWN]
+    if len(faults) > _SHOWN:
+        told.append(f"and {len(faults) - _SHOWN} more")
+    if filled and (why := _why(missing, extra, faults)):
+        told.append(why)
     return told
+
+
+def _why(missing: list[str], extra: dict[str, str], faults: list[str]) -> str:
+    """Guess what makes most of a file's tensors misfit: names a prefix short or long, or a network of another size."""
+    wanted = [name.split(" (")[0] for name in missing]
+    # Names are compared from their ends: the longest name of the file that a wanted one ends with, or the reverse.
+    short = Counter(w[: -len(e)] for w in wanted if (e := _ending(w, extra)))
+    long = Counter(e[: -len(w)] for e in extra if (w := _ending(e, wanted)))
+    for lacks, count in (("lack", short), ("begin with", long)):
+        if count and (common := count.most_common(1)[0])[1] > len(wanted) / 2:
+            return f"the file's names {lacks} '{common[0]}'; rename them and convert again"
+    if len(missing) + len(extra) + len(faults) > _MANY:
+        return "is it a network of another size or depth?"
+    return ""
+
+
+def _ending(name: str, among: Iterable[str]) -> str:
+    """Return the longest of `among` that comes after a dot in `name`; "" for none."""
+    names, parts = set(among), name.split(".")
+    return next((end for i in range(1, len(parts)) if (end := ".".join(parts[i:])) in names), "")
 
 
 def _unused(found: dict[str, np.ndarray], names: Layout, kept: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

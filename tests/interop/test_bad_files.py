@@ -225,6 +225,20 @@ def test_a_prefix_on_half_the_names(tensors, refused, saved):
     assert "expected it on all or none" in told
 
 
+def test_names_that_lack_a_prefix_or_have_one_more(tensors, refused, saved):
+    short = {k.removeprefix("transformer."): v for k, v in tensors.items()}
+    assert len(short.keys() - tensors.keys()) > 20
+    assert "the file's names lack 'transformer.'; rename them and convert again" in refused(saved(short))
+    long = {k if k == "cls_token" else f"net.{k}": v for k, v in tensors.items()}
+    assert "the file's names begin with 'net.'; rename them and convert again" in refused(saved(long))
+
+
+def test_many_misfits_are_told_in_few_words(tensors, refused, saved):
+    told = refused(saved(tensors), "--set=depth=5")
+    assert "is it a network of another size or depth?" in told
+    assert len(told) < 1000
+
+
 def test_a_dry_run_tells_every_fault(tensors, refused, saved, capsys):
     for i in range(20):
         tensors[f"wing{i}"] = torch.zeros(2, 3)
