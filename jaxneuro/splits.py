@@ -196,7 +196,7 @@ def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
         for b in names[i + 1 :]:
             subjects = sorted({s.subject for s in seen[a]} & {s.subject for s in seen[b]})
             if subjects:
-                found.append(f"{len(subjects)} subjects are in {a} and in {b}: {_few(subjects)}")
+                found.append(f"{_are(len(subjects), 'subject')} in {a} and in {b}: {_few(subjects)}")
             hashes = {s.content_hash: s for s in seen[a] if s.content_hash}
             images = sorted(
                 f"{hashes[s.content_hash].name} = {s.name} ({s.content_hash[:12]})"
@@ -204,7 +204,7 @@ def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
                 if s.content_hash in hashes and s.subject not in subjects
             )
             if images:
-                found.append(f"{len(images)} images are in {a} and in {b}: {_few(images)}")
+                found.append(f"{_are(len(images), 'image')} in {a} and in {b}: {_few(images)}")
     if found:
         raise LeakageError(
             "leakage: "
@@ -212,6 +212,10 @@ def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
             + "; expected none; remove them from one side, or if equal names are different people, prepare one "
             "dataset again with --subject-prefix"
         )
+
+
+def _are(n: int, what: str) -> str:
+    return f"1 {what} is" if n == 1 else f"{n} {what}s are"
 
 
 def _stratified_order(subjects: list[str], first: Mapping[str, Scan], rng: np.random.Generator) -> list[str]:

@@ -104,8 +104,8 @@ def test_guard_names_subjects_and_images():
     with pytest.raises(LeakageError) as caught:
         splits.check_disjoint(groups)
     text = str(caught.value)
-    assert "1 subjects are in training and in test: a" in text
-    assert "1 images are in training and in test: b = c (yyyyyyyyyyyy)" in text
+    assert "1 subject is in training and in test: a" in text
+    assert "1 image is in training and in test: b = c (yyyyyyyyyyyy)" in text
     splits.check_disjoint({"training": groups["training"], "test": [Scan("c", content_hash="z")]})
 
 

@@ -75,7 +75,9 @@ def evaluate(
         used["validation"] = validated
     for fold in ("validation", "test", "ood"):
         for name, scans in used.items():
-            splits.check_disjoint({name: scans, f"{fold} of {tested.dataset.path}": tested.scans(fold)})
+            # Of another dataset everyone is tested, whatever its folds.
+            where = f"{fold} of {tested.dataset.path}" if data is None else str(tested.dataset.path)
+            splits.check_disjoint({name: scans, where: tested.scans(fold)})
 
     # Whatever mesh it was trained on: every device here takes a share of each batch.
     mesh = sharding.make_mesh({"data": -1})

@@ -203,7 +203,7 @@ def test_only_folds_that_test_must_be_unseen():
     begin = start.Start({}, [], {}, scans[:4])
     start.check_unseen(begin, {"train": scans[:6], "validation": scans[6:], "test": [], "ood": []})
     for fold in ("validation", "test", "ood"):
-        with pytest.raises(LeakageError, match=f"1 subjects are in the training of init.path and in {fold}: s002"):
+        with pytest.raises(LeakageError, match=f"1 subject is in the training of init.path and in {fold}: s002"):
             start.check_unseen(begin, {"train": scans, fold: scans[3:4]})
     start.check_unseen(start.Start({}, [], {}, None), {"test": scans})
 
@@ -324,7 +324,7 @@ def test_scans_that_were_trained_on_test_no_run_that_starts_from_it(source, stra
     with pytest.raises(LeakageError, match=message):
         loop.train(as_it_is(other, tmp_path / "between"), tmp_path / "r")
     assert not (tmp_path / "r").exists()
-    with pytest.raises(LeakageError, match=f"{len(trained)} subjects are in pre-training and in ood of {boxes}"):
+    with pytest.raises(LeakageError, match=f"{len(trained)} subjects are in pre-training and in {boxes}"):
         evaluate(tmp_path / "between", data=boxes)
 
 
