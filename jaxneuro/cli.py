@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxneuro import __version__, terminal
 from jaxneuro.errors import InputError, Preempted
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "probe"):
-        parser.error(f"found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help")
+        parser.exit(2, f"error: found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help\n")
     try:
         known.run(known, rest)
     except KeyboardInterrupt as e:
@@ -61,10 +61,14 @@ def _fail(line: str, code: int = 1) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with one line, as every other error does."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jaxneuro", description="Pre-train, fine-tune, test and explain 3D networks on brain MRI."
-    )
+    parser = _Parser(prog="jaxneuro", description="Pre-train, fine-tune, test and explain 3D networks on brain MRI.")
     parser.add_argument("--version", action="version", version=f"jaxneuro {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -275,7 +279,7 @@ def _say_prepared(out: Path, card: dict[str, Any]) -> None:
     counts = card["counts"]
     terminal.say(
         f"{out}: {counts['scans']} scans of {counts['subjects']} subjects as {card['shape']} {card['dtype']}, "
-        f"{len(card['shards'])} shards"
+        f"{len(card['shards'])} {'shard' if len(card['shards']) == 1 else 'shards'}"
     )
     scans = manifest.read(out / "manifest.csv")
     for column in ("diagnosis", "sex", "site"):
@@ -384,7 +388,9 @@ def _convert(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def _export(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro import export
+    from jaxneuro.training import runtime
 
+    runtime.start()
     card = export.export(args.workdir, args.format, args.out, layout=args.layout)
     terminal.say(f"{args.out}: {card['file']}, {export.folder.CARD} (SHA-256 {card['sha256'][:12]}...)")
 

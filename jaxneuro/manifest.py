@@ -103,7 +103,7 @@ def read_bids(root: str | os.PathLike[str]) -> tuple[list[Scan], list[Problem]]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; expected a BIDS folder with participants.tsv")
+        raise InputError(f"{root}: no such file or folder; expected a BIDS folder with participants.tsv, or a CSV")
     problems: list[Problem] = []
     participants, repeated = _participants(root / "participants.tsv", problems)
     sessions = _sessions(root, problems)
@@ -258,7 +258,7 @@ def drop_shared_images(scans: Iterable[Scan]) -> tuple[list[Scan], list[Problem]
     problems = [
         Problem(
             scan.path,
-            f"the same image as {', '.join(o.name for o in group if o is not scan)}",
+            f"the image of {scan.name}, the same image as {', '.join(o.name for o in group if o is not scan)}",
             "an image of its own for every subject and session",
             "find out whose it is, remove the others",
         )

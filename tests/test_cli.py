@@ -123,13 +123,24 @@ def test_prepare_reports_what_was_left_out(tmp_path, capsys):
     assert f"left out: {tmp_path / 'b.nii.gz'}: found no NIfTI image" in text
 
 
+def test_a_flag_mistyped_is_one_line(capsys):
+    for arguments, told in (
+        (["--wokers", "2"], "found --wokers 2; expected no such argument"),
+        (["--test", "many"], "argument --test: invalid float value: 'many'"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            cli.main(["prepare", "x", "--out", "y", *arguments])
+        assert done.value.code == 2
+        assert capsys.readouterr().err == f"error: {told}; see jaxneuro prepare --help\n"
+
+
 def test_errors_are_one_line(tmp_path, boxes, capsys):
     smoke = CONFIGS / "smoke.py"
-    assert "no such folder" in fails(capsys, "prepare", tmp_path / "x", "--out", tmp_path / "o")
+    assert "no such file or folder" in fails(capsys, "prepare", tmp_path / "x", "--out", tmp_path / "o")
     assert "expected one of ['paper80'" in fails(capsys, "prepare", boxes, "--out", tmp_path / "o", "--recipe", "paper")
     assert "found no file nothing.py" in fails(capsys, "train", "--config", "nothing.py", "--workdir", tmp_path / "r")
     line = fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", "--config.optimizer.learning_rat=1")
-    assert 'Did you mean "learning_rate"' in line
+    assert "did you mean --config.optimizer.learning_rate?" in line
     assert "nonsense" in fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", "nonsense")
     line = fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "r", "--config.training.epochs=many")
     assert "epochs" in line

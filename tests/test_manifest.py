@@ -102,7 +102,7 @@ def test_bids_unusable_participants_table(tmp_path, text, message):
 
 
 def test_bids_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         manifest.read_bids(tmp_path / "nowhere")
 
 

@@ -69,6 +69,8 @@ def gather(workdir: Path) -> dict[str, Any]:
     Optional files that are missing are None. Raises FileNotFoundError when the run was not evaluated.
     """
     evaluation = workdir / "evaluation"
+    if not workdir.is_dir():
+        raise InputError(f"{workdir}: no such folder; expected that of a training run")
     for name in ("metrics.json", "predictions.csv"):
         if not (evaluation / name).is_file():
             raise FileNotFoundError(f"{evaluation / name} does not exist: run `jaxneuro evaluate {workdir}` first")

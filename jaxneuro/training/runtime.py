@@ -24,12 +24,15 @@ def start() -> None:
         logger.addFilter(_one_line)
 
 
+_NO_NEWS = ("read_only=True", "read only=", "Metadata file does not exist")
+
+
 def _one_line(record: logging.LogRecord) -> bool:
     """Cut a library's message to its first line: Orbax logs an error with every traceback on its way, and raises it.
 
-    That a folder is opened for reading only, as was asked, is no news.
+    That a folder is opened for reading only, as was asked, or that it lacks a file that we do not write, is no news.
     """
-    if "read_only=True" in str(record.msg) or "read only=" in str(record.msg):
+    if any(known in str(record.msg) for known in _NO_NEWS):
         return False
     record.exc_info = record.exc_text = None
     record.msg, record.args = (record.getMessage().splitlines() or [""])[0][:300], ()

@@ -71,8 +71,8 @@ def test_bad_scans_are_on_record_and_the_rest_goes_on(bids, tmp_path):
     problems = {p.where: p for p in manifest.read_problems(tmp_path / "d" / "failures.csv")}
     assert "damaged" in problems[str(image(bids, 0))].found
     assert problems[str(image(bids, 1))].found.startswith("no NIfTI image")
-    assert problems[str(image(bids, 3))].found == "the same image as sub-04"
-    assert problems[str(image(bids, 4))].found == "the same image as sub-03"
+    assert problems[str(image(bids, 3))].found == "the image of sub-03, the same image as sub-04"
+    assert problems[str(image(bids, 4))].found == "the image of sub-04, the same image as sub-03"
     assert any(p.found == "a row with no file" for p in problems.values())
 
 
