@@ -1,7 +1,7 @@
 """Time the published y-aware views three ways, in turn: on the device, on the host, and in a training step.
 
-python tools/benchmark_views.py                                  (80^3; minutes on two cores)
-python tools/benchmark_views.py --size 48 --batch 8 --json out.json
+python tools/benchmark_views.py                                  (80^3; for an accelerator)
+python tools/benchmark_views.py --size 48 --rounds 5 --json out.json     (two to three minutes on two cores)
 
 device  the five views inside one compiled program, by `augment.build`
 host    the same distributions in NumPy and SciPy, sample after sample in one thread, as a data loader's worker does
