@@ -24,8 +24,8 @@ def write(out: Path, runs: Sequence[Path], *, title: str, notes: Sequence[str] =
     """Write the report of evaluated runs and return the path of the page.
 
     `out` is an .html file, or a folder in which `report.html` is written. Each run is a training workdir that
-    holds an `evaluation` folder. The same inputs give the same bytes. Raises FileNotFoundError when a run was
-    not evaluated and InputError when there is no run or a file cannot be read as what it should be.
+    holds an `evaluation` folder. The same inputs give the same bytes. Raises InputError when there is no
+    run, when one was not evaluated, or when a file cannot be read as what it should be.
     """
     if not runs:
         raise InputError("found no run; expected at least one workdir that holds an evaluation folder")
@@ -66,19 +66,17 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def gather(workdir: Path) -> dict[str, Any]:
     """Read all that one run left: metrics, predictions, log, config, and its dataset's card and failures.
 
-    Optional files that are missing are None. Raises FileNotFoundError when the run was not evaluated.
+    Optional files that are missing are None. Raises InputError when there is no such run, or it was not evaluated.
     """
     evaluation = workdir / "evaluation"
     if not workdir.is_dir():
         raise InputError(f"{workdir}: no such folder; expected that of a training run")
     for name in ("metrics.json", "predictions.csv"):
         if not (evaluation / name).is_file():
-            raise FileNotFoundError(f"{evaluation / name} does not exist: run `jaxneuro evaluate {workdir}` first")
-    if not (evaluation / "metrics.json").is_file():
-        raise InputError(
-            f"{workdir}: found no evaluation/metrics.json; expected a tested run; run jaxneuro evaluate {workdir} "
-            "first (a pre-training without a target has nothing to report: jaxneuro probe)"
-        )
+            raise InputError(
+                f"{workdir}: found no evaluation/{name}; expected a tested run; run jaxneuro evaluate {workdir} "
+                "first (a pre-training without a target has nothing to report: jaxneuro probe)"
+            )
     keys = ("task", "model", "interval", "folds", "data")
     again = f"what evaluation writes; run `jaxneuro evaluate {workdir}` again"
     metrics = records.read_json(evaluation / "metrics.json", keys, expected=again)

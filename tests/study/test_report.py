@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
+from jaxneuro.errors import InputError
 from jaxneuro.study import figures, report
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "col", "wbr"}
@@ -310,12 +311,16 @@ def test_missing_optional_files_are_named(tmp_path):
 
 def test_run_that_was_not_evaluated_names_file_and_command(tmp_path):
     run, _ = make_run(tmp_path / "run")
-    (run / "evaluation/metrics.json").unlink()
-    with pytest.raises(FileNotFoundError) as caught:
-        report.write(tmp_path / "out.html", [run], title="t")
-    assert str(caught.value) == (
-        f"{run / 'evaluation/metrics.json'} does not exist: run `jaxneuro evaluate {run}` first"
-    )
+    for name in ("predictions.csv", "metrics.json"):
+        (run / "evaluation" / name).unlink()
+        with pytest.raises(InputError) as caught:
+            report.write(tmp_path / "out.html", [run], title="t")
+        assert str(caught.value) == (
+            f"{run}: found no evaluation/{name}; expected a tested run; run jaxneuro evaluate {run} first (a "
+            "pre-training without a target has nothing to report: jaxneuro probe)"
+        )
+    with pytest.raises(InputError, match=r"nosuch: no such folder; expected that of a training run"):
+        report.write(tmp_path / "out.html", [tmp_path / "nosuch"], title="t")
     with pytest.raises(ValueError, match="found no run"):
         report.write(tmp_path / "out.html", [], title="t")
     assert not (tmp_path / "out.html").exists()
