@@ -90,13 +90,15 @@ def build(config: ml_collections.ConfigDict, kept: list[dict[str, Any]] | None =
     for task in tasks:
         absent = [c for i, c in enumerate(task.classes) if i not in labels[task.name][folds["train"]]]
         if absent or not np.isfinite(labels[task.name][folds["train"]]).any():
-            what = f"of class {absent}; expected all of {list(task.classes)}" if absent else f"with a {task.target}"
-            there = sorted({str(getattr(s, task.target)) for s in dataset.scans}) if absent else []
-            hint = f"; the dataset has {', '.join(there[:10])}{', ...' if there[10:] else ''}" if absent else ""
+            what = f"with a {task.target}"
+            if absent:
+                there = sorted({str(getattr(s, task.target)) for s in dataset.scans})
+                what = (
+                    f"of class {absent}; expected all of {list(task.classes)}; the dataset has "
+                    f"{', '.join(there[:10])}{', ...' if there[10:] else ''}"
+                )
             more = "raise --config.data.fraction or " if config.data.fraction < 1 else ""
-            raise InputError(
-                f"{dataset.path}: fold 'train' holds no scan {what}{hint}; {more}check the task '{task.name}'"
-            )
+            raise InputError(f"{dataset.path}: fold 'train' holds no scan {what}; {more}check the task '{task.name}'")
     made = pairing.pair(config, pairing.Material(dataset.shape, dataset.scans, tasks, labels, folds["train"], kept))
     return Experiment(
         config=config,
