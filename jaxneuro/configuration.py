@@ -120,8 +120,7 @@ def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]
       InputError: names the override.
     """
     leaves = list(_leaves(config))
-    given = iter(overrides)
-    for override in given:
+    for i, override in enumerate(overrides):
         if not override.startswith("--"):
             continue
         name, equals, text = override.removeprefix("--").partition("=")
@@ -130,13 +129,13 @@ def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]
             near = [leaf for leaf in leaves if leaf.rpartition(".")[2] == name]
             hint = f", such as --config.{near[0]}=VALUE" if near else ""
             raise InputError(f"--{name}: found no such flag; expected --config.KEY=VALUE{hint}")
-        text = text if equals else next(given, "")
+        text = text if equals else "".join(overrides[i + 1 : i + 2])
         place: Any = config
-        for i, key in enumerate(path):
+        for level, key in enumerate(path):
             if not isinstance(place, ml_collections.ConfigDict) or key not in place:
                 near = difflib.get_close_matches(".".join(path), leaves, n=1)
                 hint = f"; did you mean --config.{near[0]}?" if near else ""
-                at = ".".join(path[:i])
+                at = ".".join(path[:level])
                 keys = (
                     f"; '{at}' holds {', '.join(place)}" if isinstance(place, ml_collections.ConfigDict) and at else ""
                 )

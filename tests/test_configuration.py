@@ -50,6 +50,8 @@ def test_keys_of_models_and_views_can_be_added():
             "--epochs: found no such flag; expected --config.KEY=VALUE, such as --config.training.epochs=VALUE",
         ),
         (["--config.training.epochs", "1.5"], "--config.training.epochs: found '1.5'; expected a whole number"),
+        (["--config.init.resample", "--config.zz=1"], "--config.zz: found no such key; expected one of this config"),
+        (["--config.seed"], "--config.seed: found ''; expected a whole number"),
         (["--config.optimizer.clip=much"], "--config.optimizer.clip: found 'much'; expected a number"),
         (
             ["--config.mesh.zzz=1"],
