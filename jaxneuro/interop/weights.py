@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -361,8 +361,9 @@ def _why(missing: list[str], extra: dict[str, str], faults: list[str]) -> str:
     """Guess what makes most of a file's tensors misfit: names a prefix short or long, or a network of another size."""
     wanted = [name.split(" (")[0] for name in missing]
     # Names are compared from their ends: the longest name of the file that a wanted one ends with, or the reverse.
-    short = Counter(w[: -len(e)] for w in wanted if (e := _ending(w, extra)))
-    long = Counter(e[: -len(w)] for e in extra if (w := _ending(e, wanted)))
+    needed = set(wanted)
+    short = Counter(w[: -len(e)] for w in wanted if (e := _ending(w, extra.keys())))
+    long = Counter(e[: -len(w)] for e in extra if (w := _ending(e, needed)))
     for lacks, count in (("lack", short), ("begin with", long)):
         if count and (common := count.most_common(1)[0])[1] > len(wanted) / 2:
             return f"the file's names {lacks} '{common[0]}'; rename them and convert again"
@@ -371,10 +372,10 @@ def _why(missing: list[str], extra: dict[str, str], faults: list[str]) -> str:
     return ""
 
 
-def _ending(name: str, among: Iterable[str]) -> str:
+def _ending(name: str, among: Set[str]) -> str:
     """Return the longest of `among` that comes after a dot in `name`; "" for none."""
-    names, parts = set(among), name.split(".")
-    return next((end for i in range(1, len(parts)) if (end := ".".join(parts[i:])) in names), "")
+    parts = name.split(".")
+    return next((end for i in range(1, len(parts)) if (end := ".".join(parts[i:])) in among), "")
 
 
 def _unused(found: dict[str, np.ndarray], names: Layout, kept: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
