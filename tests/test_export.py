@@ -57,8 +57,10 @@ assert not {{"flax", "jaxneuro"}} & set(sys.modules)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy")[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_card_says_what_a_reader_needs(run, boxes, tmp_path):
+def test_the_card_says_what_a_reader_needs(run, boxes, tmp_path, caplog):
     assert export(run, "--format=safetensors", "--out", tmp_path / "out") == 0
+    # Orbax warns that the run was opened for reading only, which nobody asked to be told.
+    assert not [r.getMessage() for r in caplog.records if r.name == "absl"]
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     data = json.loads((boxes / "card.json").read_text())
     assert card["sha256"] == records.file_sha256(tmp_path / "out" / "model.safetensors")
