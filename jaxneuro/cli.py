@@ -279,7 +279,7 @@ def _say_prepared(out: Path, card: dict[str, Any]) -> None:
     counts = card["counts"]
     terminal.say(
         f"{out}: {counts['scans']} scans of {counts['subjects']} subjects as {card['shape']} {card['dtype']}, "
-        f"{len(card['shards'])} {'shard' if len(card['shards']) == 1 else 'shards'}"
+        f"shards: {len(card['shards'])}"
     )
     scans = manifest.read(out / "manifest.csv")
     for column in ("diagnosis", "sex", "site"):

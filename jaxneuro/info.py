@@ -44,7 +44,7 @@ def dataset(path: Path) -> None:
     )
     if faults := records.verify(path):
         raise CorruptDataError("; ".join(faults) + "; copy or prepare the data again")
-    terminal.say(f"every shard of {len(card['shards'])} is as written (SHA-256)")
+    terminal.say(f"shards: {len(card['shards'])}, as written (SHA-256)")
 
 
 def holds_weights(path: Path) -> bool:

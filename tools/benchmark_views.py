@@ -1,6 +1,6 @@
 """Time the published y-aware views three ways, in turn: on the device, on the host, and in a training step.
 
-python tools/benchmark_views.py                                  (80^3; for an accelerator)
+python tools/benchmark_views.py                                  (80^3; more than five minutes on two cores)
 python tools/benchmark_views.py --size 48 --rounds 5 --json out.json     (two to three minutes on two cores)
 
 device  the five views inside one compiled program, by `augment.build`
