@@ -18,7 +18,8 @@ def test_a_mistyped_folder_runs_no_other_config(tmp_path):
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=-1", "seed=4294967296", "data.batch_size=0", "data.threads=-1", "data.prefetch=0", "data.fraction=1.5", "training.epochs=-1",
+    ["seed=-1", "seed=4294967296",
+     "data.batch_size=0", "data.threads=-1", "data.prefetch=0", "data.fraction=1.5", "training.epochs=-1",
      "training.evaluate_every=0", "training.log_every=0", "training.keep=0", "optimizer.weight_decay=nan",
      "optimizer.warmup_epochs=-1.0", "optimizer.momentum=1.0", "optimizer.learning_rate=inf"],
 )  # fmt: skip
