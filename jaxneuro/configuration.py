@@ -72,7 +72,7 @@ def _whole(least: int) -> tuple[Callable[[float], bool], str]:
 _NOT_NEGATIVE: tuple[Callable[[float], bool], str] = (lambda v: 0 <= v < math.inf, "a number of at least 0")
 _BELOW_ONE: tuple[Callable[[float], bool], str] = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    # Both the shuffle and the keys take 32 bits.
+    # A key keeps 32 bits of it: a larger seed would draw as another, or fail.
     "seed": (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
     "data.batch_size": _whole(1),
     "data.threads": _whole(1),
