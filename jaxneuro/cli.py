@@ -251,8 +251,6 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
     pairs = [pair for pair in args.columns.split(",") if pair]
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise InputError(f"--columns: found {wrong}; expected pairs such as subject=PTID,age=AGE")
-    if pairs and args.source.is_dir():
-        raise InputError(f"--columns: found with the folder {args.source}; expected a CSV; BIDS names its own columns")
     columns = dict(pair.split("=", 1) for pair in pairs)
     with terminal.progress("preparing scans") as report:
         card = run.prepare(

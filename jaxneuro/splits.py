@@ -134,6 +134,30 @@ def make(
     )
 
 
+def given(scans: Sequence[Scan], folds: Mapping[str, str], *, seed: int = 0) -> Splits:
+    """Return the folds that a study publishes, `train` in a random order that keeps shares of diagnosis and sex.
+
+    Args:
+      scans: the manifest.
+      folds: subject to fold.
+      seed: of the order of `train`, from which fractions take a prefix.
+
+    Raises:
+      InputError: a subject has no fold or one of another name, or `train` is empty.
+    """
+    first = {scans[i].subject: scans[i] for i in _first_sessions(scans, range(len(scans)))}
+    if homeless := sorted(s for s in first if folds.get(s) not in FOLDS):
+        raise InputError(
+            f"folds: subject {homeless[0]} has fold {folds.get(homeless[0])!r} ({len(homeless)} such in all); expected "
+            f"one of {list(FOLDS)} for every subject"
+        )
+    subjects = {fold: sorted(s for s in first if folds[s] == fold) for fold in FOLDS}
+    if not subjects["train"]:
+        raise InputError(f"folds: found no subject in 'train' among {len(first)}; expected some to learn from")
+    subjects["train"] = _stratified_order(subjects["train"], first, np.random.default_rng(seed))
+    return Splits(subjects=subjects, seed=seed, ood_sites=[])
+
+
 def select(
     scans: Sequence[Scan],
     splits: Splits,

@@ -15,11 +15,12 @@ MAY = {
     "errors": set(),
     "terminal": set(),
     "manifest": set(),
+    "sources": {"manifest"},
     "splits": {"manifest"},
     "tasks": {"manifest"},
     "records": {"manifest", "splits"},
     "data": {"records"},
-    "prepare": {"records", "manifest", "splits"},
+    "prepare": {"records", "manifest", "sources", "splits"},
     "augment": set(),
     "patches": set(),
     "models": {"patches"},
@@ -35,7 +36,7 @@ MAY = {
 }
 OPEN = {"errors", "terminal", "__init__"}
 #: Files that worker processes import: they must start fast and need no device.
-WITHOUT_JAX = ("manifest", "splits", "tasks", "records", "data", "prepare")
+WITHOUT_JAX = ("manifest", "sources", "splits", "tasks", "records", "data", "prepare")
 
 
 def room(path):

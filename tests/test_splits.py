@@ -158,3 +158,24 @@ def test_folds_keep_unequal_strata_to_the_bound_that_is_stated(sizes, seed):
         for k, n in enumerate(sizes):
             share = n * len(made.subjects[fold]) / len(scans)
             assert abs(count[str(k)] - share) < 1 + n * len(sizes) / len(scans) + 1e-9
+
+
+def test_folds_that_a_study_publishes_are_kept_and_the_order_of_training_is_stratified():
+    scans = [Scan(f"s{i:02d}", diagnosis=("CN", "AD")[i % 2]) for i in range(40)]
+    folds = {s.subject: "test" if i >= 32 else "validation" if i >= 24 else "train" for i, s in enumerate(scans)}
+    made = splits.given(scans, folds, seed=3)
+    assert made.subjects["validation"] == [f"s{i}" for i in range(24, 32)]
+    assert made.subjects["test"] == [f"s{i}" for i in range(32, 40)]
+    assert made.subjects["ood"] == []
+    assert sorted(made.subjects["train"]) == [f"s{i:02d}" for i in range(24)]
+    assert made.subjects["train"] != sorted(made.subjects["train"])
+    assert sum(int(s[1:]) % 2 for s in made.subjects["train"][:12]) == 6
+    assert splits.given(scans[::-1], folds, seed=3) == made
+
+
+def test_a_subject_without_a_published_fold_is_named():
+    scans = [Scan("a"), Scan("b"), Scan("c")]
+    with pytest.raises(InputError, match=r"subject b has fold 'dev' \(2 such in all\)"):
+        splits.given(scans, {"a": "train", "b": "dev"})
+    with pytest.raises(InputError, match="no subject in 'train'"):
+        splits.given(scans[:1], {"a": "test"})

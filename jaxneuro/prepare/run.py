@@ -13,7 +13,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from jaxneuro import __version__, manifest, records, splits
+from jaxneuro import __version__, manifest, records, sources, splits
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import Problem, Scan
 from jaxneuro.prepare import volumes
@@ -64,14 +64,21 @@ def prepare(
     chosen = volumes.recipe(recipe)
     if workers < 1:
         raise InputError(f"workers: found {workers}; expected 1 or more")
-    scans, problems = manifest.read_csv(source, columns) if source.is_file() else manifest.read_bids(source)
+    found = sources.read(source, columns)
+    scans, problems = found.scans, list(found.problems)
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise InputError(f"{source}: found no usable scan; expected at least one{first}")
     scans = manifest.rename(scans, subject_prefix)
-    description = _description(source)
+
     # Folds that cannot be made are told now, not after hours; the real ones follow, of the scans that can be used.
-    splits.make(scans, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
+    def fold(scans: Sequence[Scan]) -> splits.Splits:
+        if found.folds:
+            named = {subject_prefix + subject: name for subject, name in found.folds.items()}
+            return splits.given(scans, named, seed=seed)
+        return splits.make(scans, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
+
+    fold(scans)
     out.parent.mkdir(parents=True, exist_ok=True)
     spool = Path(tempfile.mkdtemp(prefix=f".{out.name}.spool-", dir=out.parent))
     try:
@@ -89,13 +96,9 @@ def prepare(
         problems += shared
         if not kept:
             raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
-        folds = splits.make(kept, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
+        folds = fold(kept)
         if synthetic is None:
-            # What `jaxneuro cohort` writes; a study of people may cite work on synthetic scans.
-            made_by = description.get("GeneratedBy")
-            synthetic = isinstance(made_by, list) and any(
-                isinstance(g, dict) and g.get("Name") == "jaxneuro cohort" for g in made_by
-            )
+            synthetic = bool(found.synthetic)
         with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
             for i, scan in enumerate(kept):
                 writer.add(np.load(files[scan.key]), scan)
@@ -104,9 +107,10 @@ def prepare(
             return writer.finish(
                 splits=folds,
                 problems=problems,
-                name=name or description.get("Name") or source.stem,
+                name=name or found.name,
                 description="synthetic scans, made by a program" if synthetic else "scans of people",
                 synthetic=synthetic,
+                inclusion=found.rule,
                 spacing_mm=list(chosen.spacing_mm),
                 axes="RAS+: depth left to right, height posterior to anterior, width inferior to superior",
                 recipe=chosen.describe(),
@@ -136,8 +140,3 @@ def _one(scan: Scan, recipe: volumes.Recipe, file: Path) -> tuple[Path, Scan | P
         return file, Problem(scan.path, "an image too large for the memory", "a head", "check its header")
     np.save(file, volume)
     return file, replace(scan, content_hash=volumes.content_hash(voxels))
-
-
-def _description(source: Path) -> dict[str, Any]:
-    file = source / "dataset_description.json"
-    return records.read_json(file, expected="the BIDS description of the dataset") if file.is_file() else {}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxneuro import manifest
 from jaxneuro.errors import InputError
 from jaxneuro.prepare import anatomy, cohort, truth
 from jaxneuro.prepare.cohort import CohortSpec, Effects, sample_person, write_cohort
+from jaxneuro.sources import bids
 
 SMALL = CohortSpec(subjects=4, seed=3, voxel_size=6.0)
 AVERAGE = cohort.contrasts(Effects())  # brains without individual variation
@@ -73,7 +73,8 @@ def test_every_row_has_a_file_and_every_file_a_row(tree):
 
 def test_the_bids_reader_finds_no_problem(tree):
     out, summary, _ = tree
-    scans, problems = manifest.read_bids(out)
+    found = bids.read(out)
+    scans, problems = found.scans, found.problems
     assert problems == []
     assert len(scans) == summary["scans"]
     assert {s.site for s in scans} == {"A", "B", "C", "D"}

@@ -1,0 +1,156 @@
+"""A BIDS tree: `sub-X/[ses-Y/]anat/sub-X_[ses-Y_]T1w.nii.gz`, participants.tsv, sessions.tsv."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from jaxneuro.errors import InputError
+from jaxneuro.manifest import Problem, Scan, is_missing, read_table
+from jaxneuro.sources.base import Source
+from jaxneuro.sources.rows import scan_of_row
+
+_IMAGE = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:(ses-[A-Za-z0-9]+)_)?(?:[a-z]+-[A-Za-z0-9]+_)*T1w\.nii(\.gz)?$")
+
+
+def read(root: Path) -> Source:
+    """Read the T1-weighted scans of a BIDS tree.
+
+    Labels come from `participants.tsv`; those of a `sessions.tsv` (one a subject, `sub-X/sub-X_sessions.tsv`, or one
+    at the top with a `participant_id` column) take precedence, so that a diagnosis can change between sessions.
+
+    Args:
+      root: the folder.
+
+    Returns:
+      The usable scans, sorted by subject and session, and the problems.
+
+    Raises:
+      InputError: the folder or its `participants.tsv` is missing or is not a table, or its description is not JSON.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such file or folder; expected a BIDS folder with participants.tsv, or a CSV")
+    problems: list[Problem] = []
+    participants, repeated = _participants(root / "participants.tsv", problems)
+    sessions = _sessions(root, problems)
+
+    scans: dict[tuple[str, str], Scan] = {}
+    for path in sorted(root.glob("sub-*/**/*_T1w.nii*")):
+        relative = path.relative_to(root)
+        match = _IMAGE.match(path.name)
+        if match is None or relative.parts[0] != match[1] or (match[2] and relative.parts[1] != match[2]):
+            problems.append(
+                Problem(
+                    str(relative),
+                    "a name that does not fit its folder",
+                    "sub-X/[ses-Y/]anat/sub-X_[ses-Y_]T1w.nii.gz",
+                    "rename the file",
+                )
+            )
+            continue
+        subject, session = match[1], match[2] or ""
+        if subject in repeated:
+            continue
+        if subject not in participants:
+            problems.append(
+                Problem(str(relative), "a file with no row", f"{subject} in participants.tsv", "add the row")
+            )
+            continue
+        if (subject, session) in scans:
+            kept = Path(scans[subject, session].path).name
+            problems.append(
+                Problem(str(relative), "a second T1w image of one session", "one a session", f"{kept} was kept")
+            )
+            continue
+        row = participants[subject] | sessions.get((subject, session), {})
+        scans[subject, session] = scan_of_row(row, subject, session, str(path), str(relative), problems)
+
+    seen = {subject for subject, _ in scans}
+    for subject in participants:
+        if subject not in seen:
+            problems.append(
+                Problem(
+                    f"{root / 'participants.tsv'} {subject}",
+                    "a row with no file",
+                    f"{subject}/**/{subject}_*T1w.nii.gz",
+                    "check the download",
+                )
+            )
+    for subject, session in sessions:
+        # A subject without any image has been told already.
+        if (subject, session) not in scans and (subject in seen or subject not in participants):
+            problems.append(
+                Problem(f"sessions.tsv {subject} {session}", "a row with no file", "a T1w image", "check its names")
+            )
+    description = _description(root / "dataset_description.json")
+    # What `jaxneuro cohort` writes; a study of people may cite work on synthetic scans.
+    made_by = description.get("GeneratedBy")
+    return Source(
+        name=str(description.get("Name") or root.resolve().name),
+        scans=[scans[key] for key in sorted(scans)],
+        problems=problems,
+        rule="every T1w image with a row in participants.tsv; labels of sessions.tsv take precedence",
+        synthetic=isinstance(made_by, list)
+        and any(isinstance(g, dict) and g.get("Name") == "jaxneuro cohort" for g in made_by),
+    )
+
+
+def _description(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise InputError(f"{file}: not JSON ({e}); expected the BIDS description of the dataset") from e
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: found a JSON {type(found).__name__}; expected the BIDS description of the dataset")
+    return found
+
+
+def _participants(path: Path, problems: list[Problem]) -> tuple[dict[str, dict[str, str]], set[str]]:
+    """Return subject to row, and the subjects that have more than one."""
+    header, rows = read_table(path, problems)
+    if "participant_id" not in header:
+        raise InputError(f"{path}: found columns {header}; expected participant_id")
+    count = Counter(row["participant_id"] for _, row in rows)
+    for subject, n in count.items():
+        if n > 1:
+            problems.append(
+                Problem(f"{path} {subject}", f"{n} rows", "one row a subject", "remove the wrong one; all left out")
+            )
+    result = {}
+    for line, row in rows:
+        subject = row["participant_id"]
+        if not re.fullmatch(r"sub-[A-Za-z0-9]+", subject):
+            problems.append(Problem(f"{path} line {line}", f"participant_id '{subject}'", "sub- and letters or digits"))
+        elif count[subject] == 1:
+            result[subject] = row
+    return result, {subject for subject, n in count.items() if n > 1}
+
+
+def _sessions(root: Path, problems: list[Problem]) -> dict[tuple[str, str], dict[str, str]]:
+    result: dict[tuple[str, str], dict[str, str]] = {}
+    for path in [root / "sessions.tsv", *sorted(root.glob("sub-*/sub-*_sessions.tsv"))]:
+        if not path.is_file():
+            continue
+        try:
+            header, rows = read_table(path, problems)
+        except InputError as e:
+            problems.append(Problem(str(path), str(e), "a table of sessions"))
+            continue
+        need = {"session_id"} | ({"participant_id"} if path.parent == root else set())
+        if not need <= set(header):
+            problems.append(Problem(str(path), f"columns {header}", f"{sorted(need)} among them"))
+            continue
+        for line, row in rows:
+            key = (row["participant_id"] if path.parent == root else path.parent.name, row["session_id"])
+            if key in result:
+                problems.append(
+                    Problem(f"{path} line {line}", f"{key[1]} again", "one row a session", "the first was kept", False)
+                )
+                continue
+            result[key] = {k: v for k, v in row.items() if not is_missing(v)}
+    return result

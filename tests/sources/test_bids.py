@@ -1,0 +1,122 @@
+"""What is read from a BIDS tree, and that every oddity is on record."""
+
+import math
+
+import pytest
+
+from jaxneuro.errors import InputError
+from jaxneuro.sources import bids as reader
+
+
+def read_bids(root):
+    found = reader.read(root)
+    return found.scans, found.problems
+
+
+@pytest.fixture
+def bids(tmp_path):
+    """A tree of three subjects: two sessions, one session without a ses- folder, one row without a file."""
+    (tmp_path / "participants.tsv").write_text(
+        "participant_id\tsex\tsite\tdiagnosis\tage\n"
+        "sub-1\tF\tA\tCN\t70.5\n"
+        "sub-2\tmale\tB\tAD\tunknown\n"
+        "sub-3\tM\tB\tAD\t60\n"
+    )
+    for name in ("sub-1/ses-1/anat/sub-1_ses-1", "sub-1/ses-2/anat/sub-1_ses-2", "sub-2/anat/sub-2"):
+        file = tmp_path / f"{name}_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+    (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text(
+        "session_id\tage\tdiagnosis\nses-1\t70.5\tn/a\nses-2\t72.0\tAD\n"
+    )
+    return tmp_path
+
+
+def test_bids_rows_take_session_values_over_participant_values(bids):
+    scans, _ = read_bids(bids)
+    rows = [(s.subject, s.session, s.site, s.sex, s.diagnosis) for s in scans]
+    assert rows == [
+        ("sub-1", "ses-1", "A", "F", "CN"),
+        ("sub-1", "ses-2", "A", "F", "AD"),
+        ("sub-2", "", "B", "M", "AD"),
+    ]
+    assert [s.age for s in scans[:2]] == [70.5, 72.0]
+    assert math.isnan(scans[2].age)
+
+
+def test_bids_problems_name_the_row_and_tell_what_was_expected(bids):
+    _, problems = read_bids(bids)
+    lines = [str(p) for p in problems]
+    assert len(lines) == 2
+    assert "sub-2_T1w.nii.gz: found age 'unknown'; expected years between 0 and 120" in lines[0]
+    assert not problems[0].dropped
+    assert "sub-3: found a row with no file; expected sub-3/**/sub-3_*T1w.nii.gz" in lines[1]
+    assert problems[1].dropped
+
+
+def test_bids_file_without_row_and_misplaced_file_are_left_out(bids):
+    for name in ("sub-9/anat/sub-9_T1w.nii.gz", "sub-1/anat/sub-2_T1w.nii.gz"):
+        file = bids / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    scans, problems = read_bids(bids)
+    assert len(scans) == 3
+    text = "\n".join(map(str, problems))
+    assert "sub-9/anat/sub-9_T1w.nii.gz: found a file with no row" in text
+    assert "sub-1/anat/sub-2_T1w.nii.gz: found a name that does not fit its folder" in text
+
+
+def test_bids_duplicate_participant_is_left_out_and_the_rest_goes_on(bids):
+    with open(bids / "participants.tsv", "a") as f:
+        f.write("sub-1\tM\tA\tAD\t50\n")
+    scans, problems = read_bids(bids)
+    assert {s.subject for s in scans} == {"sub-2"}
+    assert any("sub-1: found 2 rows; expected one row a subject" in str(p) for p in problems)
+    assert not any("a file with no row" in str(p) for p in problems)
+
+
+def test_bids_second_image_of_a_session_is_reported(bids):
+    (bids / "sub-1/ses-1/anat/sub-1_ses-1_run-2_T1w.nii.gz").write_bytes(b"")
+    scans, problems = read_bids(bids)
+    assert len(scans) == 3
+    assert sum("a second T1w image of one session" in str(p) for p in problems) == 1
+
+
+def test_bids_top_level_sessions_table(bids):
+    (bids / "sessions.tsv").write_text("participant_id\tsession_id\tage\nsub-2\t\t81\n")
+    scans, _ = read_bids(bids)
+    assert scans[2].age == 81
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file"),
+        ("", "the table is empty"),
+        ("id\tage\n", "expected participant_id"),
+        ("participant_id\tage\tage\n", "more than once"),
+    ],
+)
+def test_bids_unusable_participants_table(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "participants.tsv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_bids(tmp_path)
+
+
+def test_bids_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_bids(tmp_path / "nowhere")
+
+
+def test_an_unbalanced_quote_swallows_no_row(bids):
+    text = (bids / "participants.tsv").read_text().replace("\tCN\t", '\t"CN\t')
+    (bids / "participants.tsv").write_text(text)
+    scans, _ = read_bids(bids)
+    assert [s.diagnosis for s in scans] == ['"CN', "AD", "AD"]
+
+
+def test_a_sessions_row_that_matches_nothing_is_reported(bids):
+    (bids / "sessions.tsv").write_text("participant_id\tsession_id\tdiagnosis\n1\tses-1\tAD\n")
+    _, problems = read_bids(bids)
+    assert any("sessions.tsv 1 ses-1: found a row with no file" in str(p) for p in problems)

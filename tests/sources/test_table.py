@@ -1,0 +1,81 @@
+"""What is read from a table of scans, and that every oddity is on record."""
+
+import math
+
+import pytest
+
+from jaxneuro import manifest
+from jaxneuro.errors import InputError
+from jaxneuro.sources import table
+
+
+def read_csv(path, columns=None):
+    found = table.read(path, columns)
+    return found.scans, found.problems
+
+
+def test_csv_with_named_columns(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text(
+        "PTID,AGE,DX,file\n002_S_1,71.25,MCI,a.nii\n003_S_2,300,CN,a.nii\n004,1,CN,b.nii\n,1,CN,a.nii\n"
+    )
+    scans, problems = read_csv(tmp_path / "t.csv", {"subject": "PTID", "age": "AGE", "diagnosis": "DX", "path": "file"})
+    assert [(s.subject, s.diagnosis) for s in scans] == [("002_S_1", "MCI"), ("003_S_2", "CN")]
+    assert scans[0].age == 71.25
+    assert math.isnan(scans[1].age)
+    text = [str(p) for p in problems]
+    assert "line 3: found age '300'" in text[0]
+    assert "line 4: found path 'b.nii'; expected an image file" in text[1]
+    assert "line 5: found no subject" in text[2]
+
+
+def test_csv_duplicate_rows_are_all_left_out(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("subject,session,path\ns1,1,a.nii\ns1,1,a.nii\ns2,1,a.nii\n")
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert [s.subject for s in scans] == ["s2"]
+    assert len(problems) == 2
+    assert "s1 1 in 2 rows" in str(problems[0])
+
+
+def test_csv_missing_column_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("subject,file\ns1,a.nii\n")
+    with pytest.raises(InputError, match=r"expected \['path'\] too"):
+        read_csv(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="expected names among"):
+        read_csv(tmp_path / "t.csv", {"pth": "file"})
+
+
+def test_spaces_and_case_make_no_second_person(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text(" Subject,session, AGE ,path\ns0,1,70,a.nii\ns0 ,2, 71 ,a.nii\n")
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert [(s.subject, s.session, s.age) for s in scans] == [("s0", "1", 70.0), ("s0", "2", 71.0)]
+    assert problems == []
+
+
+def test_a_ragged_row_and_an_endless_path_are_left_out(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text(f"subject,path\ns0,a.nii,\ns1,a.nii\ns2,{'x' * 5000}\n")
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert [s.subject for s in scans] == ["s1"]
+    assert "line 2: found 3 columns; expected 2" in str(problems[0])
+    assert len(problems) == 2
+
+
+def test_control_characters_are_refused_in_identifiers_and_paths_and_blanks_in_labels(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    with open(tmp_path / "t.csv", "w", newline="") as f:
+        f.write(
+            'subject,session,site,path\n"s0\r",1,"A\rB",a.nii\n"s\r1",1,A,a.nii\ns2,"m\n6",A,a.nii\ns3,1,A,a\0.nii\n'
+        )
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert [(s.subject, s.site) for s in scans] == [("s0", "A B")]
+    assert [p.found for p in problems] == [r"subject 's\r1'", r"session 'm\n6'", r"path 'a\x00.nii'"]
+    manifest.write(tmp_path / "m.csv", scans)
+    assert [s.subject for s in manifest.read(tmp_path / "m.csv")] == ["s0"]
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_csv(tmp_path)
