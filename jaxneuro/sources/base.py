@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jaxneuro.manifest import Problem, Scan
 
@@ -32,3 +33,18 @@ class Source:
     already: frozenset[str] = frozenset()
     synthetic: bool | None = None
     folds: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout that a reader knows.
+
+    Attributes:
+      read: from a folder or table to its scans.
+      looks_like: whether a folder or table has the layout's marks; looks at names at its top only, and tables' headers.
+      marks: what `looks_like` looks for, in words.
+    """
+
+    read: Callable[..., Source]
+    looks_like: Callable[[Path], bool]
+    marks: str

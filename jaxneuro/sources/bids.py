@@ -10,10 +10,21 @@ from typing import Any
 
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import Problem, Scan, is_missing, read_table
+from jaxneuro.sources import tree
 from jaxneuro.sources.base import Source
 from jaxneuro.sources.rows import scan_of_row
 
+MARKS = "participants.tsv or dataset_description.json beside folders such as sub-01"
+_ANY = re.compile("_T1w" + tree.NIFTI)
+_SUBJECTS = re.compile("^sub-")
 _IMAGE = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:(ses-[A-Za-z0-9]+)_)?(?:[a-z]+-[A-Za-z0-9]+_)*T1w\.nii(\.gz)?$")
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a folder has BIDS's tables and subjects, and not a column of OpenBHB's table, which looks like BIDS."""
+    if not any((path / name).is_file() for name in ("participants.tsv", "dataset_description.json")):
+        return False
+    return tree.any_name(path, "sub-[A-Za-z0-9]+") and "siteXacq" not in tree.header(path / "participants.tsv")
 
 
 def read(root: Path) -> Source:
@@ -38,7 +49,7 @@ def read(root: Path) -> Source:
     sessions = _sessions(root, problems)
 
     scans: dict[tuple[str, str], Scan] = {}
-    for path in sorted(root.glob("sub-*/**/*_T1w.nii*")):
+    for path in tree.images(root, _ANY, problems, top=_SUBJECTS):
         relative = path.relative_to(root)
         match = _IMAGE.match(path.name)
         if match is None or relative.parts[0] != match[1] or (match[2] and relative.parts[1] != match[2]):

@@ -1,12 +1,15 @@
-"""From a row of a person's table to a scan: ages, sexes and labels as people write them."""
+"""From a row of a person's table and the image beside it to a scan: ages, sexes and labels as people write them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxneuro.manifest import MISSING, Problem, Scan, from_missing, is_missing
+from jaxneuro.sources.options import choice
 
 _SEX_WORDS = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
@@ -34,12 +37,10 @@ def scan_of_row(
             raise ValueError
     except ValueError:
         years = math.nan
-        problems.append(
-            Problem(where, f"age '{age}'", "years between 0 and 120, or n/a", "kept with age missing", dropped=False)
-        )
+        missing(where, f"age '{age}'", "years between 0 and 120, or n/a", "age", problems)
     sex = get("sex")
     if sex != MISSING and sex.lower() not in _SEX_WORDS:
-        problems.append(Problem(where, f"sex '{sex}'", "F, M or n/a", "kept with sex missing", dropped=False))
+        missing(where, f"sex '{sex}'", "F, M or n/a", "sex", problems)
     return Scan(
         subject=subject,
         session=session,
@@ -52,9 +53,104 @@ def scan_of_row(
     )
 
 
+def no_row(where: str, who: str, table: Path, problems: list[Problem]) -> None:
+    """Tell of an image that is left out, for its table has no row for it."""
+    problems.append(Problem(where, "an image with no row", f"{who} in {table}", "add the row"))
+
+
+def missing(where: str, found: str, expected: str, what: str, problems: list[Problem]) -> None:
+    """Tell of a scan that is kept with a value missing."""
+    problems.append(Problem(where, found, expected, f"kept with {what} missing", dropped=False))
+
+
 def is_file(path: Path) -> bool:
     """Whether a path that a table names is a file."""
     try:
         return path.is_file()
     except OSError:  # such as a name that is too long
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that a reader found.
+
+    Attributes:
+      subject, session: whose it is; sessions sort in time.
+      path: the file.
+      rank: of several images of one session, the one of the smallest rank is kept, then of the smallest path.
+      kind: which of a study's kinds of image it is, where there are several.
+    """
+
+    subject: str
+    session: str
+    path: Path
+    rank: tuple[Any, ...] = ()
+    kind: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return (subject, session)."""
+        return self.subject, self.session
+
+
+def scans_of(
+    images: Iterable[Image],
+    describe: Callable[[Image, str], Mapping[str, str] | None],
+    root: Path,
+    problems: list[Problem],
+) -> list[Scan]:
+    """Return one scan a session, in the order of subject and session.
+
+    Args:
+      images: what was found under `root`.
+      describe: from an image and the words that name it in problems to its row, by our column names; None leaves it
+        out, for a reason that it tells itself.
+      root: the study's folder.
+      problems: grows by images that are not kept, and by values that are wrong.
+    """
+    kept: dict[tuple[str, str], Image] = {}
+    scans = []
+    for image in sorted(images, key=lambda i: (i.key, i.rank, str(i.path))):
+        where = str(image.path.relative_to(root))
+        if odd := [name for name in image.key if not name.isprintable()]:
+            problems.append(Problem(where, f"the name {odd[0]!r}", "letters, digits and signs", "rename it"))
+            continue
+        if image.key in kept:
+            hint = f"{kept[image.key].path.relative_to(root)} was kept"
+            problems.append(Problem(where, "a second T1w image of one session", "one a session", hint))
+            continue
+        kept[image.key] = image
+        row = describe(image, where)
+        if row is not None:
+            scans.append(scan_of_row(row, image.subject, image.session, str(image.path), where, problems))
+    return scans
+
+
+def of_kind(images: Sequence[Image], order: Sequence[str], wanted: str | None, problems: list[Problem]) -> list[Image]:
+    """Return the images of one kind, for all of a dataset must have been through the same.
+
+    Args:
+      images: of all kinds.
+      order: the kinds; the first that any image has is taken.
+      wanted: the kind to take in its place.
+      problems: grows by the sessions that have images of other kinds only.
+    """
+    if wanted is not None:
+        choice("image", wanted, order)
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for image in images:
+        kinds.setdefault(image.key, set()).add(image.kind)
+    kind = wanted or next((k for k in order if any(k in of for of in kinds.values())), order[0])
+    for key, of in sorted(kinds.items()):
+        if kind not in of:
+            other = next(k for k in order if k in of)
+            problems.append(
+                Problem(
+                    " ".join(key).strip(),
+                    f"no image '{kind}', only '{other}'",
+                    "the same kind of image of everyone",
+                    f"--option image={other} takes that of everyone",
+                )
+            )
+    return [i for i in images if i.kind == kind]

@@ -11,6 +11,13 @@ from jaxneuro.manifest import COLUMNS, Problem, Scan, is_missing, known_name, re
 from jaxneuro.sources.base import Source
 from jaxneuro.sources.rows import is_file, scan_of_row
 
+MARKS = "a CSV or TSV with one row a scan"
+
+
+def looks_like(path: Path) -> bool:
+    """Whether it is a file at all; `read` says what is wrong with it."""
+    return path.is_file()
+
 
 def read(
     path: Path,
