@@ -19,6 +19,7 @@ from jaxneuro import __version__, terminal
 from jaxneuro.errors import InputError, Preempted
 
 _EXTRAS = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report", "torch": "torch"}
+_STUDIES = "bids, table, adni, oasis1, oasis3, ukb, openbhb, ldm100k, ppmi"
 _LAYOUTS = "torchvision, video_swin, mmaction2 (Swin); monai, yaware (DenseNet); minit (MiNiT, NiT); monai, mae (ViT)"
 
 
@@ -80,12 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     _workers(p)
     p.set_defaults(run=_cohort)
 
-    p = verbs.add_parser("prepare", help="turn a BIDS folder or a CSV of scans into shards")
-    p.add_argument("source", type=Path, help="BIDS folder with participants.tsv, or a CSV/TSV with one row a scan")
+    p = verbs.add_parser("prepare", help="turn a study's folder or a CSV of scans into shards")
+    p.add_argument("source", type=Path, help="a study's folder, such as BIDS, or a CSV/TSV with one row a scan")
     p.add_argument("--out", type=Path, required=True, help="folder to make")
     p.add_argument("--recipe", default="paper80", help="paper80 (default), paper96 or quick40")
+    p.add_argument("--study", metavar="NAME", help=f"its layout: {_STUDIES} (default: by its marks; see docs/data.md)")
+    p.add_argument("--table", type=Path, metavar="FILE", help="the study's table of people or visits")
+    p.add_argument("--columns", default="", help="our=theirs,... such as subject=PTID,age=AGE: the table's columns")
     p.add_argument(
-        "--columns", default="", help="for a CSV: our=theirs,... of subject, session, site, age, sex, diagnosis, path"
+        "--option",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a keyword of the layout; repeat",
     )
     p.add_argument("--name", help="name of the dataset")
     p.add_argument("--subject-prefix", default="", help="put before every subject")
@@ -257,7 +266,10 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             args.source,
             args.out,
             recipe=args.recipe,
+            study=args.study,
+            table=args.table,
             columns=columns,
+            options=dict(args.option),
             name=args.name,
             synthetic=args.synthetic,
             subject_prefix=args.subject_prefix,

@@ -123,6 +123,21 @@ def test_prepare_reports_what_was_left_out(tmp_path, capsys):
     assert f"left out: {tmp_path / 'b.nii.gz'}: found no NIfTI image" in text
 
 
+def test_prepare_takes_a_study_its_table_and_options(tmp_path, capsys):
+    out = ("--out", tmp_path / "o", "--recipe", "quick40")
+    line = fails(capsys, "prepare", tmp_path, *out, "--study", "oasis", "--table", tmp_path / "t.csv")
+    assert "--study: found 'oasis'; expected one of ['bids'," in line
+    assert "adni (folders such as 002_S_0295" in fails(capsys, "prepare", tmp_path, *out)
+    (tmp_path / "t.csv").write_text("PTID,VISCODE,EXAMDATE,DX\n")
+    study = ("prepare", tmp_path, *out, "--study", "adni", "--table", tmp_path / "t.csv")
+    assert "found no usable scan" in fails(capsys, *study, "--option", "days=90", "--option", "converters=keep")
+    assert "--option days: found '-3'" in fails(capsys, *study, "--option", "days=-3")
+    assert "found ['dayz']; expected of layout 'adni': ['days'," in fails(capsys, *study, "--option", "dayz=3")
+    (tmp_path / "t.csv").write_text("PTID,VISCODE,EXAMDATE,DX_x\n")
+    assert "expected DX for diagnosis" in fails(capsys, *study)
+    assert "found no usable scan" in fails(capsys, *study, "--columns", "diagnosis=DX_x")
+
+
 def test_a_flag_mistyped_is_one_line(capsys):
     for arguments, told in (
         (["--wokers", "2"], "found --wokers 2; expected no such argument"),
@@ -150,7 +165,8 @@ def test_errors_are_one_line(tmp_path, boxes, capsys):
     assert "expected the folder of a training run" in fails(capsys, "evaluate", tmp_path)
     assert "jaxneuro evaluate" in fails(capsys, "report", tmp_path, "--out", tmp_path / "r.html")
     assert "expected pairs such as" in fails(capsys, "prepare", tmp_path, "--out", tmp_path / "o", "--columns", "a:b")
-    assert "BIDS names its own" in fails(capsys, "prepare", tmp_path, "--out", tmp_path / "o", "--columns", "age=b")
+    line = fails(capsys, "prepare", tmp_path, "--out", tmp_path / "o", "--study", "bids", "--columns", "age=b")
+    assert "BIDS names its own" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,10 @@ def prepare(
     out: str | os.PathLike[str],
     *,
     recipe: str = "paper80",
+    study: str | None = None,
+    table: str | os.PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     name: str | None = None,
     synthetic: bool | None = None,
     subject_prefix: str = "",
@@ -37,15 +40,16 @@ def prepare(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Turn a BIDS folder, or a CSV of scans, into a dataset of shards.
+    """Turn a study's folder, or a CSV of scans, into a dataset of shards.
 
     Args:
-      source: BIDS folder with participants.tsv, or a CSV/TSV with one row a scan.
+      source: the folder, in a layout of `sources.READERS`, or a CSV/TSV with one row a scan.
       out: folder to make; nothing is left there when the run fails.
       recipe: name of a recipe in `volumes.RECIPES`.
-      columns: for a CSV, our column name to theirs.
-      name: name of the dataset; by default that of the BIDS description or of the source.
-      synthetic: whether the scans are synthetic; by default what the BIDS description says.
+      study, table, columns, options: which layout it is, its table, the table's columns, the reader's keywords: see
+        `sources.read`.
+      name: name of the dataset; by default that of the study, the BIDS description or the source.
+      synthetic: whether the scans are synthetic; by default what the layout or the BIDS description says.
       subject_prefix: put before every subject, to tell two studies' `sub-001` apart.
       validation, test, ood_sites, seed: see `splits.make`.
       workers: processes. The result does not depend on it.
@@ -64,7 +68,7 @@ def prepare(
     chosen = volumes.recipe(recipe)
     if workers < 1:
         raise InputError(f"workers: found {workers}; expected 1 or more")
-    found = sources.read(source, columns)
+    found = sources.read(source, study, columns, Path(table) if table is not None else None, options)
     scans, problems = found.scans, list(found.problems)
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""

@@ -141,3 +141,31 @@ def test_a_description_that_is_no_object_is_told(bids, tmp_path):
     (bids / "dataset_description.json").write_text("[]")
     with pytest.raises(InputError, match=r"dataset_description.json: found a JSON list"):
         run.prepare(bids, tmp_path / "d")
+
+
+def test_a_study_is_read_with_its_table_and_options(tmp_path):
+    root = tmp_path / "oasis"
+    for i in range(4):
+        file = root / f"OAS3000{i}_MR_d0100" / "anat1" / f"sub-OAS3000{i}_ses-d0100_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        nib.save(brain(i), file)
+    rows = "\n".join(f"OAS3000{i},{i * 100},{70 + i},0,Cognitively normal" for i in range(4))
+    (tmp_path / "cdr.csv").write_text(f"ID,days_to_visit,age at visit,CDRTOT,dx1\n{rows}\n")
+    card = run.prepare(
+        root,
+        tmp_path / "d",
+        recipe="quick40",
+        study="oasis3",
+        table=tmp_path / "cdr.csv",
+        columns={"subject": "ID"},
+        options={"days": 100},
+    )
+    dataset = records.open_dataset(tmp_path / "d")
+    assert [(s.subject, s.session, s.diagnosis) for s in dataset.scans] == [
+        ("OAS30000", "d0100", "CN"),
+        ("OAS30001", "d0100", "CN"),
+        ("OAS30002", "d0100", "CN"),
+        ("OAS30003", "d0100", "n/a"),
+    ]
+    assert card["name"] == "OASIS-3"
+    assert "within 100 days" in card["inclusion"]
