@@ -73,6 +73,11 @@ def prepare(
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise InputError(f"{source}: found no usable scan; expected at least one{first}")
+    if found.folds and ood_sites:
+        raise InputError(
+            f"--ood-site: found {list(ood_sites)} with the folds that {found.name} publishes; expected none; "
+            "--option folds=own makes folds anew"
+        )
     scans = manifest.rename(scans, subject_prefix)
 
     # Folds that cannot be made are told now, not after hours; the real ones follow, of the scans that can be used.

@@ -169,3 +169,12 @@ def test_a_study_is_read_with_its_table_and_options(tmp_path):
     ]
     assert card["name"] == "OASIS-3"
     assert "within 100 days" in card["inclusion"]
+
+
+def test_a_held_out_site_does_not_go_with_published_folds(tmp_path):
+    image = tmp_path / "study" / "sub-1_preproc-quasiraw_T1w.nii.gz"
+    image.parent.mkdir()
+    image.write_bytes(b"")
+    (image.parent / "participants.tsv").write_text("participant_id\tsiteXacq\tsplit\n1\t3\ttrain\n")
+    with pytest.raises(InputError, match=r"--ood-site: found \['3'\] with the folds that OpenBHB publishes"):
+        run.prepare(image.parent, tmp_path / "d", ood_sites=["3"])
