@@ -35,7 +35,7 @@ def looks_like(path: Path) -> bool:
 def read(root: Path, *, table: Path | None = None, columns: Mapping[str, str] | None = None) -> Source:
     """Read the synthetic images of LDM-100k with the age and sex that the model was asked for.
 
-    They were made from images that were rigidly registered and not skull-stripped, so no stage is counted as done.
+    What the images that the model learnt from had been through is not documented with them: no stage counts as done.
 
     Args:
       root: the folder with participants.tsv and rawdata.

@@ -1,8 +1,8 @@
 """PPMI: folders of the LONI archive, `3102/MPRAGE/2011-05-10_10_28_05.0/I248501/*.nii`, and a table of cohorts.
 
 The table is the CSV that the archive gives out with a collection (a row an image), or one of PPMI's own with a row a
-participant (Participant_Status, Screening___Demographics). PPMI's numbers for the sexes differ between releases: only
-words are understood. The codes of APPRDX from 5 on are PPMI's code list as commonly cited.
+participant (Participant_Status, Screening___Demographics). PPMI's code list is not open to all: the numbers of
+cohorts are as published code has them (those from 5 on are not verified), and of sexes only words are understood.
 """
 
 from __future__ import annotations

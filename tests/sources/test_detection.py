@@ -1,6 +1,8 @@
 """Which layout a folder has, by its marks alone, and what is said when none or several fit."""
 
+import inspect
 import os
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +102,14 @@ def test_an_option_that_looks_like_a_number_may_be_a_word(place):
     root = place("1000223_20252_2_0/T1/T1.nii.gz")
     with pytest.raises(InputError, match="--option withdrawn: 5 cannot be read"):
         sources.read(root, options={"withdrawn": 5})
+
+
+def test_the_documentation_has_every_layout_and_option():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for name, layout in sources.READERS.items():
+        assert text.count(f"`{name}`") >= 2, name
+        for option in set(inspect.signature(layout.read).parameters) - {"root", "path", "table", "columns"}:
+            assert f"{option}=" in text, option
 
 
 def test_the_command_line_names_every_layout():
