@@ -120,3 +120,27 @@ def test_a_sessions_row_that_matches_nothing_is_reported(bids):
     (bids / "sessions.tsv").write_text("participant_id\tsession_id\tdiagnosis\n1\tses-1\tAD\n")
     _, problems = read_bids(bids)
     assert any("sessions.tsv 1 ses-1: found a row with no file" in str(p) for p in problems)
+
+
+def test_links_out_of_the_tree_and_dicom_are_told(bids, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.nii.gz"
+    elsewhere.write_bytes(b"")
+    (bids / "sub-3/anat").mkdir(parents=True)
+    (bids / "sub-3/anat/sub-3_T1w.nii.gz").symlink_to(elsewhere)
+    (bids / "sub-2/dicom").mkdir()
+    (bids / "sub-2/dicom/1.dcm").write_bytes(b"")
+    (bids / "sourcedata").mkdir()
+    (bids / "sourcedata/1.dcm").write_bytes(b"")
+    scans, problems = read_bids(bids)
+    assert len(scans) == 3
+    found = {p.where: p.found for p in problems}
+    assert found["sub-3/anat/sub-3_T1w.nii.gz"] == f"a link out of {bids}, to {elsewhere}"
+    assert found["sub-2/dicom"] == "DICOM"
+    assert "sourcedata" not in found
+
+
+def test_its_marks(bids):
+    assert reader.looks_like(bids)
+    assert not reader.looks_like(bids / "sub-1")
+    (bids / "participants.tsv").rename(bids / "dataset_description.json")
+    assert reader.looks_like(bids)
