@@ -105,7 +105,9 @@ def read(
 def _images(root: Path, problems: list[Problem]) -> list[Image]:
     found = []
     for path in tree.images(root, _FILE, problems):
-        session = next((m for part in reversed(path.parts[:-1]) if (m := re.fullmatch(_SESSION, part))), None)
+        session = next(
+            (m for part in reversed(path.absolute().parts[:-1]) if (m := re.fullmatch(_SESSION, part))), None
+        )
         kind = next((k for k, (name, _) in KINDS.items() if name.search(path.name)), None)
         if session and kind:
             found.append(Image(session[1], session[2], path, (path.suffix == ".img",), kind))

@@ -105,7 +105,9 @@ def _images(root: Path, problems: list[Problem]) -> list[Image]:
     kinds = {name: kind for kind, (name, _) in KINDS.items()}
     found = []
     for path in tree.images(root, _FILE, problems):
-        session = re.fullmatch(_SESSION, path.parts[-3]) if path.parent.name == "T1" else None
+        # Absolute, for the root may be the folder in which the command runs.
+        *_, folder, inside, _ = ("", *path.absolute().parts)
+        session = re.fullmatch(_SESSION, folder) if inside == "T1" else None
         if session is None:
             problems.append(
                 Problem(
@@ -116,7 +118,7 @@ def _images(root: Path, problems: list[Problem]) -> list[Image]:
                 )
             )
         else:
-            found.append(Image(session[1], session[2], path, (path.parts[-3],), kinds[path.name]))
+            found.append(Image(session[1], session[2], path, (folder,), kinds[path.name]))
     if not found and (packed := [n for n in tree.names(root) if re.fullmatch(_SESSION + r"\.zip", n)]):
         raise InputError(
             f"{root}: found {len(packed)} archives such as {packed[0]}; expected them unpacked; in the folder: "

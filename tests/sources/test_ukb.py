@@ -1,5 +1,7 @@
 """UK Biobank: both imaging visits, the kinds of image, and participants who have withdrawn."""
 
+from pathlib import Path
+
 import pytest
 
 from jaxneuro.errors import InputError
@@ -90,6 +92,15 @@ def test_what_cannot_be_used_is_told(study, place, told):
         (scan(1000334).replace("2_0", "2_1"), "a second T1w image of one session", True),
         (scan(1000999), "an image with no row", True),
     ]
+
+
+def test_the_folder_in_which_the_command_runs_will_do(study, monkeypatch):
+    straight = [(s.subject, s.session) for s in ukb.read(study).scans]
+    monkeypatch.chdir(study)
+    assert [(s.subject, s.session) for s in ukb.read(Path(".")).scans] == straight
+    table = study / "ukb.csv"
+    monkeypatch.chdir(study / "1000223_20252_3_0" / "T1")
+    assert [(s.subject, s.session) for s in ukb.read(Path("."), table=table).scans] == [("1000223", "3")]
 
 
 def test_packed_archives_are_refused_with_the_command(place):
