@@ -10,7 +10,7 @@ from jaxneuro.manifest import MISSING, Problem, is_missing
 from jaxneuro.sources import loni, options, tree
 from jaxneuro.sources.base import Source
 from jaxneuro.sources.lookup import Table, Visits, date_of, diagnosis_of, later, table_of
-from jaxneuro.sources.rows import Image, missing, no_row, scans_of
+from jaxneuro.sources.rows import Image, missing, no_row, of_kind, scans_of
 
 MARKS = "folders such as 002_S_0295, or a folder ADNI of them"
 #: DX of ADNIMERGE, and its older form, which told changes since the last visit: the visit's own diagnosis counts.
@@ -41,7 +41,6 @@ COLUMNS = {
 #: Names of T1-weighted sequences, as the scanners' makers and ADNI's own processing (MPR, MT1) write them.
 SEQUENCE = r"MP[-_ ]?RAGE|MPR|MT1|SPGR"
 _SUBJECT = re.compile(r"\d{3}_S_\d{4,5}")
-_CORRECTED = re.compile(r"N3")
 _REPEATED = re.compile(r"repeat|MPR-R", re.IGNORECASE)
 _FASTER = re.compile(r"accel|grappa|sense", re.IGNORECASE)
 
@@ -86,12 +85,10 @@ def read(
         table_of(root, table, ("ADNIMERGE.csv",)), COLUMNS, ("subject", "visit", "date", "diagnosis"), columns, problems
     )
     people = _people(merge, problems)
-    found = [
-        s
-        for s in loni.series(root, _SUBJECT, options.pattern("sequence", sequence), problems)
-        if image == "any" or (image == "n3") == bool(_CORRECTED.search(s.sequence))
-    ]
-    of = {s.path: s for s in found}
+    of = {s.path: s for s in loni.series(root, _SUBJECT, options.pattern("sequence", sequence), problems)}
+    found = [Image(s.subject, s.session, s.path, _rank(s), _kind(s.sequence)) for s in of.values()]
+    if image != "any":
+        found = of_kind(found, ("n3", "raw"), image, problems)
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
         if image.subject not in people:
@@ -99,8 +96,8 @@ def read(
             return None
         return people[image.subject].at(of[image.path].day.toordinal(), days, converters == "keep", where, problems)
 
-    scans = scans_of((Image(s.subject, s.session, s.path, _rank(s)) for s in found), describe, root, problems)
-    corrected = bool(scans) and all(_CORRECTED.search(of[Path(s.path)].sequence) for s in scans)
+    scans = scans_of(found, describe, root, problems)
+    corrected = bool(scans) and all(_kind(of[Path(s.path)].sequence) == "n3" for s in scans)
     later_ad = "" if converters == "keep" else "; scans of CN of people who are AD later are left out"
     return Source(
         name="ADNI",
@@ -113,9 +110,13 @@ def read(
     )
 
 
+def _kind(sequence: str) -> str:
+    return "n3" if "N3" in sequence else "raw"
+
+
 def _rank(s: loni.Series) -> tuple[bool, bool, bool, int, str]:
     """Prefer ADNI's bias correction, the first of two acquisitions, the slower one, the latest processing."""
-    corrected, number = bool(_CORRECTED.search(s.sequence)), int(s.number) if s.number.isdecimal() else 0
+    corrected, number = _kind(s.sequence) == "n3", int(s.number) if s.number.isdecimal() else 0
     return (
         not corrected,
         bool(_REPEATED.search(s.sequence)),

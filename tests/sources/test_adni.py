@@ -121,6 +121,11 @@ def test_of_one_day_the_corrected_the_first_the_slower_and_the_latest_is_kept(st
     only = adni.read(study, image="n3")
     assert [s.path for s in only.scans] == [str(study / names[1])]
     assert only.already == {"bias"}
+    assert [w for w, what, _ in told(only.problems) if what == "no image 'n3', only 'raw'"] == [
+        "002_S_0295 2007-05-20",
+        "002_S_0619 2006-06-01",
+        "002_S_0619 2006-11-25",
+    ]
     raw = adni.read(study, image="raw")
     assert (len(raw.scans), raw.problems, raw.already) == (4, [], frozenset())
     place(fast := scan("002_S_0619", "2006-06-01", 1, "Accelerated_SAG_IR-SPGR"))
