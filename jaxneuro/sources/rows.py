@@ -120,9 +120,9 @@ def scans_of(
             hint = f"{kept[image.key].path.relative_to(root)} was kept"
             problems.append(Problem(where, "a second T1w image of one session", "one a session", hint))
             continue
-        kept[image.key] = image
         row = describe(image, where)
         if row is not None:
+            kept[image.key] = image
             scans.append(scan_of_row(row, image.subject, image.session, str(image.path), where, problems))
     return scans
 

@@ -84,6 +84,13 @@ def test_an_image_of_another_participant_than_its_row_says_is_left_out(study, pl
     assert told(found.problems) == [OTHERS, (scan(3103, 12), "an image with no row", True)]
 
 
+def test_of_two_images_of_a_day_one_with_a_row_is_kept(study, place, told):
+    place(scan(3102, 10, sequence="MPRAGE"))
+    found = ppmi.read(study, table=study / "images.csv")
+    assert found.scans[0].path == str(study / scan(3102, 11))
+    assert (scan(3102, 10, sequence="MPRAGE"), "an image with no row", True) in told(found.problems)
+
+
 def test_other_sequences_are_taken_by_a_pattern_and_columns_by_name(study, place):
     place("a.csv", text="nr,cohort\n3104,4\n")
     taken = ppmi.read(study, table=study / "a.csv", columns={"subject": "nr"}, sequence="DTI")
