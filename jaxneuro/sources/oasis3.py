@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxneuro.errors import InputError
-from jaxneuro.manifest import MISSING, Problem, from_missing, is_missing
+from jaxneuro.manifest import MISSING, Problem, from_missing, is_missing, read_table
 from jaxneuro.sources import options, tree
 from jaxneuro.sources.base import Source
 from jaxneuro.sources.lookup import Table, Visits, later, table_of
@@ -69,10 +69,10 @@ def read(
     options.days("days", days)
     problems: list[Problem] = []
     clinical, people_file = _tables(root, table, demographics)
-    visits, rows = _visits(Table(clinical, COLUMNS, ("subject", "cdr", "diagnosis"), columns, problems), problems)
+    own, theirs = _shared(columns or {}, clinical, people_file)
+    visits, rows = _visits(Table(clinical, COLUMNS, ("subject", "cdr", "diagnosis"), own, problems), problems)
     if people_file is not None:
-        own = {role: c for role, c in (columns or {}).items() if role in ("subject", "age_at_entry", "sex", "site")}
-        people = Table(people_file, COLUMNS, ("subject", "age_at_entry"), own, problems).by("subject", problems)
+        people = Table(people_file, COLUMNS, ("subject", "age_at_entry"), theirs, problems).by("subject", problems)
         rows = {subject: rows.get(subject, {}) | people.get(subject, {}) for subject in {*rows, *people}}
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
@@ -120,6 +120,17 @@ def _tables(root: Path, table: Path | None, demographics: str | None) -> tuple[P
     return clinical, Path(demographics) if demographics else people
 
 
+def _shared(columns: Mapping[str, str], clinical: Path, people: Path | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Share the given columns out to the two tables; those that neither has stay with the first, which refuses them."""
+
+    def of(file: Path | None) -> dict[str, str]:
+        there = {c.lower() for c in read_table(file, [])[0]} if file is not None and columns else set()
+        return {role: name for role, name in columns.items() if name.strip().lower() in there}
+
+    own, theirs = of(clinical), of(people)
+    return {role: name for role, name in columns.items() if role in own or role not in theirs}, theirs
+
+
 def _visits(clinical: Table, problems: list[Problem]) -> tuple[dict[str, Visits], dict[str, dict[str, str]]]:
     """Return the dated visits of each person, and the first row of each."""
     if not {"days", "visit"} & set(clinical.columns):
@@ -144,7 +155,7 @@ def _visits(clinical: Table, problems: list[Problem]) -> tuple[dict[str, Visits]
 def _images(root: Path, problems: list[Problem]) -> list[Image]:
     found = []
     for path in tree.images(root, _T1W, problems):
-        folders = (_SESSION.fullmatch(part) for part in reversed(path.parts[:-1]))
+        folders = (_SESSION.fullmatch(part) for part in reversed(path.absolute().parts[:-1]))
         session = next((m for m in folders if m), None) or _NAME.match(path.name)
         if session is None:
             problems.append(

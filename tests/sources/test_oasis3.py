@@ -112,6 +112,19 @@ def test_the_folder_of_tables_and_a_table_of_people_elsewhere_will_do(study, pla
         oasis3.read(study, table=study / "OAS30001_MR_d0361")
 
 
+def test_columns_are_shared_out_to_the_table_that_has_them(study, place):
+    straight = oasis3.read(study).scans
+    place("OASIS3_demographics.csv", text=PEOPLE.replace("AgeatEntry", "age0").replace("OASISID", "who"))
+    place("OASIS3_UDSb4_cdr.csv", text=CDR.replace("CDRTOT", "CDR_"))
+    named = {"age_at_entry": "age0", "cdr": "cdr_"}
+    with pytest.raises(InputError, match="expected OASISID or Subject for subject"):
+        oasis3.read(study, columns=named)
+    place("OASIS3_demographics.csv", text=PEOPLE.replace("AgeatEntry", "age0"))
+    assert oasis3.read(study, columns=named).scans == straight
+    with pytest.raises(InputError, match="expected nowhere for sex"):
+        oasis3.read(study, columns=named | {"sex": "nowhere"})
+
+
 def test_what_cannot_be_used_is_told(study, place, told):
     place(scan("OAS30001_MR_d0361", "run-02"), scan("OAS30099_MR_d0001"), "extra/brain_T1w.nii.gz")
     place("OASIS3_UDSb4_cdr.csv", text=CDR + "OAS30001,x,later,70,28,0,Cognitively normal\n")
