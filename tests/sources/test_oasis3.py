@@ -127,12 +127,14 @@ def test_columns_are_shared_out_to_the_table_that_has_them(study, place):
 
 def test_what_cannot_be_used_is_told(study, place, told):
     place(scan("OAS30001_MR_d0361", "run-02"), scan("OAS30099_MR_d0001"), "extra/brain_T1w.nii.gz")
+    place(second := scan("OAS30001_MR_d0362", "run-02", "anat1/"))
     place("OASIS3_UDSb4_cdr.csv", text=CDR + "OAS30001,x,later,70,28,0,Cognitively normal\n")
     table = study / "OASIS3_UDSb4_cdr.csv"
     assert told(oasis3.read(study, days=600).problems) == [
         (f"{table} line 6", "days 'later'", True),
         ("extra/brain_T1w.nii.gz", "an image in another place", True),
         (scan("OAS30001_MR_d0361", "run-02"), "a second T1w image of one session", True),
+        (second, "a second T1w image of one session", True),
         (scan("OAS30099_MR_d0001"), "an image with no row", True),
     ]
 
