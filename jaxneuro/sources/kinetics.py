@@ -73,7 +73,7 @@ def read(root: Path, *, table: Path | None = None) -> Source:
         [table] if table else [p for p in sorted([*root.glob("*.csv"), *root.glob("annotations/*.csv")]) if is_table(p)]
     )
     problems: list[Problem] = []
-    files = [_file(p, root) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+    files = [_file(p, root) for p in _videos(root, problems)]
     if tables:
         scans, folds = _of_rows(tables, files, problems)
         rule = "every row of the tables with a file; parts of a file by the start and end of its row"
@@ -90,6 +90,22 @@ def read(root: Path, *, table: Path | None = None) -> Source:
         synthetic=False,
         folds={subject: next(iter(names)) for subject, names in folds.items()} if several else {},
     )
+
+
+def _videos(root: Path, problems: list[Problem]) -> list[Path]:
+    found = []
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        # Hidden ones are unfinished downloads, or what macOS puts beside each file of an archive.
+        if path.suffix.lower() not in SUFFIXES or any(p.startswith(".") for p in relative.parts) or not path.is_file():
+            continue
+        if not str(relative).isprintable():
+            problems.append(
+                Problem(repr(str(relative)), "a name with signs that cannot be printed", "letters, digits, signs")
+            )
+            continue
+        found.append(path)
+    return found
 
 
 def _file(path: Path, root: Path) -> _File:

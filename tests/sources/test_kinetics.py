@@ -1,5 +1,7 @@
 """Layouts of Kinetics and other folders of videos; the files are empty, for nothing here opens them."""
 
+import os
+
 import pytest
 
 from jaxneuro.errors import InputError
@@ -42,6 +44,13 @@ def test_class_folders_and_plain_folders_have_no_folds(tmp_path):
         ("c", "", MISSING, "c.mp4"),
     ]
     assert source.folds == {}
+
+
+def test_hidden_files_and_names_that_cannot_be_printed(tmp_path):
+    touch(tmp_path, "yoga/a.mp4", "yoga/._a.mp4", ".trash/b.mp4", "yo\nga/c.mp4", os.fsdecode(b"yoga/\xff.mp4"))
+    source, found = read(tmp_path)
+    assert [f[0] for f in found] == ["a"]
+    assert [p.where for p in source.problems] == ["'yo\\nga/c.mp4'", "'yoga/\\udcff.mp4'"]
 
 
 def test_one_fold_alone_is_no_split(tmp_path):
