@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -246,12 +248,24 @@ def test_the_command(videos, tmp_path, capsys):
     assert "--clips: found with recipe 'paper80'" in capsys.readouterr().err
 
 
+def test_without_pyav_the_extra_is_named(videos, tmp_path):
+    code = (
+        "import sys; sys.modules['av'] = None; from jaxneuro import cli\n"
+        f"sys.exit(cli.main(['prepare', {str(videos)!r}, '--out', {str(tmp_path / 'd')!r}, '--recipe', 'clip32x2']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "found no package av; expected the extra: pip install 'jaxneuro[video]'" in done.stderr.replace("\n", " ")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["files", "clips"])
-def test_from_videos_to_predictions(store, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("store", "last"), [("files", "val"), ("clips", "test")]
+)  # Kinetics may come without a test fold
+def test_from_videos_to_predictions(store, last, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sampling.RECIPES, "e2e", Recipe("e2e", frames=8, stride=1, short_side=36, crop=32))
     for i in range(16):
-        fold, label = ("train", "train", "val", "test")[i % 4], ("yoga", "surfing")[i // 4 % 2]
+        fold, label = ("train", "train", "val", last)[i % 4], ("yoga", "surfing")[i // 4 % 2]
         (tmp_path / "v" / fold / label).mkdir(parents=True, exist_ok=True)
         media.write(tmp_path / "v" / fold / label / f"v{i:02d}.mp4", 12 + i, size=(36, 48))
     run.prepare(tmp_path / "v", tmp_path / "d", recipe="e2e", video={"store": store, "views": "2x3"})
@@ -265,7 +279,7 @@ def test_from_videos_to_predictions(store, tmp_path, monkeypatch, capsys):
     with open(tmp_path / "run" / "evaluation" / "predictions.csv", newline="") as f:
         rows = list(csv.DictReader(f))
     assert sorted((r["fold"], r["subject"]) for r in rows) == sorted(
-        (("test", "validation")[i % 4 == 2], f"v{i:02d}") for i in range(16) if i % 4 > 1
+        ("test" if i % 4 == 3 and last == "test" else "validation", f"v{i:02d}") for i in range(16) if i % 4 > 1
     )
     for row in rows:
         assert float(row["probability_yoga"]) + float(row["probability_surfing"]) == pytest.approx(1, abs=1e-5)
