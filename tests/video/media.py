@@ -28,12 +28,12 @@ def write(path, n=40, *, size=(48, 64), rate=25, gop=12, matrix=None, times=None
     """Write a video of n frames, (height, width) in size; `times` are its frames' in ticks of 1/rate."""
     height, width = size
     with av.open(str(path), "w") as out:
-        stream = out.add_stream(
-            codec, rate=rate, options={"preset": "veryfast", "qp": "8", **options} if codec == "libx264" else {}
-        )
+        if codec == "libx264":
+            options = {"preset": "veryfast", "qp": "8", **options}
+        stream = out.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.gop_size = width, height, gop
         stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
-        if codec == "mpeg4":
+        if codec.startswith("mpeg"):
             stream.bit_rate = 4_000_000
         if matrix:
             stream.set_display_matrix(matrix)
