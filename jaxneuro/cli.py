@@ -18,7 +18,10 @@ from typing import Any, NoReturn
 from jaxneuro import __version__, terminal
 from jaxneuro.errors import InputError, Preempted
 
-_EXTRAS = {"nilearn": "prepare", "SimpleITK": "prepare", "matplotlib": "report", "jinja2": "report", "torch": "torch"}
+_EXTRAS = {
+    "nilearn": "prepare", "SimpleITK": "prepare", "av": "video", "matplotlib": "report", "jinja2": "report",
+    "torch": "torch",
+}  # fmt: skip
 _STUDIES = "bids, table, adni, oasis1, oasis3, ukb, openbhb, ldm100k, ppmi"
 _LAYOUTS = "torchvision, video_swin, mmaction2 (Swin); monai, yaware (DenseNet); minit (MiNiT, NiT); monai, mae (ViT)"
 
@@ -81,10 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     _workers(p)
     p.set_defaults(run=_cohort)
 
-    p = verbs.add_parser("prepare", help="turn a study's folder or a CSV of scans into shards")
-    p.add_argument("source", type=Path, help="a study's folder, such as BIDS, or a CSV/TSV with one row a scan")
+    p = verbs.add_parser("prepare", help="turn a study's folder or a CSV of scans into shards, or videos into clips")
+    p.add_argument("source", type=Path, help="a study's folder, such as BIDS, a CSV/TSV with one row a scan, or videos")
     p.add_argument("--out", type=Path, required=True, help="folder to make")
-    p.add_argument("--recipe", default="paper80", help="paper80 (default), paper96 or quick40")
+    p.add_argument(
+        "--recipe", default="paper80", help="paper80 (default), paper96 or quick40; for videos clip32x2 or video80"
+    )
     p.add_argument("--study", metavar="NAME", help=f"its layout: {_STUDIES} (default: by its marks; see docs/data.md)")
     p.add_argument("--table", type=Path, metavar="FILE", help="the study's table of people or visits")
     p.add_argument("--columns", default="", help="our=theirs,... such as subject=PTID,age=AGE: the table's columns")
@@ -103,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--ood-site", action="append", default=[], help="site held out whole; may be repeated")
     p.add_argument("--seed", type=int, default=0, help="of the folds")
     p.add_argument("--synthetic", action=argparse.BooleanOptionalAction, help="say whether the scans are synthetic")
+    video = p.add_argument_group("for videos")
+    video.add_argument("--store", help="files (default): decode them in training; clips: decode now, into shards")
+    video.add_argument("--views", help="clips x crops that a video is tested on (default: 4x3; also 12x1)")
+    video.add_argument("--clips", type=_positive, help="of each training video, with --store clips (default: 1)")
     _workers(p)
     p.set_defaults(run=_prepare)
 
@@ -279,6 +288,7 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             seed=args.seed,
             workers=args.workers,
             progress=lambda what, done, total: report(done, total, what),
+            video={k: v for k in ("store", "views", "clips") if (v := getattr(args, k)) is not None},
         )
     _say_prepared(args.out, card)
 
@@ -287,23 +297,29 @@ def _say_prepared(out: Path, card: dict[str, Any]) -> None:
     from jaxneuro import manifest
 
     counts = card["counts"]
+    clips = "videos" in card
     terminal.say(
-        f"{out}: {counts['scans']} scans of {counts['subjects']} subjects as {card['shape']} {card['dtype']}, "
-        f"shards: {len(card['shards'])}"
+        f"{out}: {counts['scans']} {'clips' if clips else 'scans'} of {counts['subjects']} subjects as {card['shape']} "
+        f"{card['dtype']}, shards: {len(card['shards'])}"
+        + ("; the videos stay where they are" if card.get("kind") == "video" else "")
     )
     scans = manifest.read(out / "manifest.csv")
-    for column in ("diagnosis", "sex", "site"):
-        labels = Counter(getattr(s, column) for s in scans)
-        terminal.say(f"{column}: " + ", ".join(f"{label} {n}" for label, n in sorted(labels.items())))
-    terminal.say(f"age: known for {sum(s.age == s.age for s in scans)}")
+    if clips:
+        labels = Counter(s.label for s in scans)
+        unknown = labels.pop(manifest.MISSING, 0)
+        terminal.say(f"label: {len(labels)} different, missing for {unknown}")
+    else:
+        for column in ("diagnosis", "sex", "site"):
+            labels = Counter(getattr(s, column) for s in scans)
+            terminal.say(f"{column}: " + ", ".join(f"{label} {n}" for label, n in sorted(labels.items())))
+        terminal.say(f"age: known for {sum(s.age == s.age for s in scans)}")
     problems = manifest.read_problems(out / "failures.csv")
     for problem in problems[:20]:
         terminal.say(("left out: " if problem.dropped else "kept: ") + str(problem))
     if problems:
         more = f" (the first 20 of {len(problems)} shown)" if len(problems) > 20 else ""
-        terminal.say(
-            f"{counts['failures']} left out, {counts['mended']} kept with a value missing: {out / 'failures.csv'}{more}"
-        )
+        kept = "all the same" if clips else "with a value missing"
+        terminal.say(f"{counts['failures']} left out, {counts['mended']} kept {kept}: {out / 'failures.csv'}{more}")
 
 
 def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -37,12 +37,20 @@ def dataset(path: Path) -> None:
             ", ".join(sorted({s.site for s in scans})),
         )
     terminal.say(table)
-    spacing = " x ".join(f"{s:.4g}" for s in card["spacing_mm"])
-    terminal.say(f"volumes {card['shape']} {card['dtype']}, voxel {spacing} mm, {card['axes']}")
+    spacing = " x ".join(f"{s:.4g}" for s in card["spacing_mm"] or ())
+    voxel = f", voxel {spacing} mm" if spacing else ""
+    terminal.say(f"{'volumes' if spacing else 'clips'} {card['shape']} {card['dtype']}{voxel}, {card['axes']}")
     terminal.say(
         f"recipe {card['recipe'].get('name')} ({card['recipe_fingerprint']}); failures {card['counts']['failures']}"
     )
-    if faults := records.verify(path):
+    faults = records.verify(path)
+    if card.get("kind") == "video":
+        from jaxneuro.video import files  # needs PyAV, which is an extra
+
+        faults += files.verify(found)
+        if not faults:
+            terminal.say(f"videos: {card['videos']}, as prepared (SHA-256)")
+    if faults:
         raise CorruptDataError("; ".join(faults) + "; copy or prepare the data again")
     terminal.say(f"shards: {len(card['shards'])}, as written (SHA-256)")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,9 +29,9 @@ class Scan:
       age: age at the scan in years; NaN when unknown.
       sex: "F", "M" or "n/a".
       diagnosis: label as the study writes it, or "n/a".
-      path: the image file.
-      content_hash: SHA-256 of the voxel values in RAS+ order (`jaxneuro.prepare.volumes.content_hash`); "" until
-        the image has been read.
+      path: the image file; of a part of a video with a media fragment, `file.mp4#t=10,20` (seconds).
+      content_hash: SHA-256 of the voxel values in RAS+ order (`jaxneuro.prepare.volumes.content_hash`), of a video
+        that of its file; "" until the image has been read.
       label: any other label, such as the action of a video clip, or "n/a".
     """
 
@@ -53,6 +54,11 @@ class Scan:
     def name(self) -> str:
         """Return `subject session` for messages."""
         return f"{self.subject} {self.session}".strip()
+
+
+def without_view(session: str) -> str:
+    """Return a session without the `view-NN` at its end that tells views of one video apart."""
+    return re.sub(r"(^|_)view-\d+$", "", session)
 
 
 COLUMNS = tuple(f.name for f in fields(Scan))

@@ -5,6 +5,7 @@
     DIR/splits.json                            subjects of each fold
     DIR/failures.csv                           every scan left out or mended, with its reason
     DIR/shards/volumes-00000-of-00004.arrayrecord
+    DIR/files.csv                              where values stay in video files instead: those files (`video.files`)
 
 A record is `JXN1`, the length of a JSON header as a little-endian 32-bit integer, the header (shape, dtype, one
 manifest row), and the array's bytes in C order, little-endian. ArrayRecord keeps a 64-bit hash of every record and
@@ -40,7 +41,6 @@ from jaxneuro.splits import Splits
 FORMAT = "jaxneuro-shards/1"
 MAGIC = b"JXN1"
 _OPTIONS = "group_size:1,snappy"
-_FILES = ("card.json", "manifest.csv", "splits.json", "failures.csv")
 #: What `Writer.finish` puts in every card.
 _KEYS = {"shape", "dtype", "counts", "manifest_sha256", "splits_sha256", "shards"}
 
@@ -83,6 +83,20 @@ class Dataset:
         """Shape of a volume, (depth, height, width, channel)."""
         d, h, w, c = self.card["shape"]
         return d, h, w, c
+
+    def views(self, record: int) -> list[int]:
+        """Return the records whose predictions are averaged: those of a video from its first view on, else itself."""
+        first = self.scans[record]
+        session = manifest.without_view(first.session)
+        end = record + 1
+        if session != first.session:
+            while end < len(self.scans) and (
+                self.scans[end].subject == first.subject
+                and self.scans[end].session != (kept := manifest.without_view(self.scans[end].session))
+                and kept == session
+            ):
+                end += 1
+        return list(range(record, end))
 
 
 def open_dataset(path: str | os.PathLike[str]) -> Dataset:
@@ -158,6 +172,10 @@ class Reader:
                 f"expected {scan.content_hash} ({scan.name})"
             )
         return array
+
+    def draw(self, index: int, key: tuple[int, ...]) -> np.ndarray:
+        """Return record `index`: what is stored has been drawn."""
+        return self[index]
 
     def __enter__(self) -> Reader:
         return self
@@ -257,6 +275,15 @@ class Writer:
         self._counts[shard] += 1
         self._scans.append(scan)
 
+    @property
+    def folder(self) -> Path:
+        """Where the dataset is being written, for further files of it."""
+        return self._partial
+
+    def add_row(self, scan: Scan) -> None:
+        """Append a manifest row without a record, for a dataset whose values stay in other files."""
+        self._scans.append(scan)
+
     def finish(self, *, splits: Splits, problems: Iterable[Problem] = (), **card: Any) -> dict[str, Any]:
         """Write manifest, folds, failures and card, and put the dataset in its place.
 
@@ -294,8 +321,9 @@ class Writer:
             ],
         }
         (self._partial / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-        for file in [*files, *(self._partial / name for name in _FILES)]:
-            _sync(file)
+        for file in self._partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
         os.rename(self._partial, self.out)
         _sync(self.out.parent)
         return card

@@ -19,16 +19,17 @@ MAY = {
     "splits": {"manifest"},
     "tasks": {"manifest"},
     "records": {"manifest", "splits"},
-    "data": {"records"},
-    "prepare": {"records", "manifest", "sources", "splits"},
+    "video": {"manifest", "records"},
+    "data": {"records", "video"},
+    "prepare": {"records", "manifest", "sources", "splits", "video"},
     "augment": set(),
     "patches": set(),
     "models": {"patches"},
     "objectives": {"patches"},
     "training": {"augment", "data", "interop", "manifest", "models", "objectives", "records", "splits", "tasks"},
-    "evaluation": {"augment", "interop", "manifest", "models", "records", "splits", "tasks", "training"},
+    "evaluation": {"augment", "data", "interop", "manifest", "models", "records", "splits", "tasks", "training"},
     "configuration": set(),
-    "info": {"models", "records"},
+    "info": {"models", "records", "video"},
     "interop": {"models", "records"},
     "export": {"augment", "evaluation", "interop", "models", "records", "tasks", "training"},
     "study": {"configuration", "evaluation", "prepare", "records", "training"},
@@ -36,7 +37,7 @@ MAY = {
 }
 OPEN = {"errors", "terminal", "__init__"}
 #: Files that worker processes import: they must start fast and need no device.
-WITHOUT_JAX = ("manifest", "sources", "splits", "tasks", "records", "data", "prepare")
+WITHOUT_JAX = ("manifest", "sources", "splits", "tasks", "records", "video", "data", "prepare")
 
 
 def room(path):

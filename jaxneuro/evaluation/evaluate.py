@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from jaxneuro import augment, manifest, records, splits, terminal
+from jaxneuro.data import open_reader
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import metrics, statistics
 from jaxneuro.manifest import Scan
@@ -88,7 +89,7 @@ def evaluate(
     reading = how_to_read(config, mesh)
 
     def predictions(of: experiment.Experiment, fold: str) -> np.ndarray:
-        with records.Reader(of.dataset) as reader:
+        with open_reader(of.dataset) as reader:
             return loop.evaluate_fold(of, reader, values_of, weights, fold, mesh, **reading)[:, columns]
 
     found = {"validation": (parts, predictions(parts, "validation"))}
@@ -170,7 +171,7 @@ def open_run(workdir: Path) -> tuple[ml_collections.FrozenConfigDict, experiment
 
 
 def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan], np.ndarray, np.ndarray]]) -> None:
-    """Write one row a scan: fold, its manifest row, target and prediction (probability, class index, or the unit)."""
+    """Write one row a scan or video: fold, manifest row, target, prediction (probability, class index, or the unit)."""
     probabilities = [f"probability_{c}" for c in task.classes] if task.kind == "multiclass" else []
     described = [c for c in manifest.COLUMNS if c not in ("path", "label")]
     columns = ["fold", *described, "target", "prediction", *probabilities]
@@ -180,6 +181,7 @@ def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan],
         for fold, (scans, labels, values) in folds.items():
             for scan, target, value in zip(scans, labels, values, strict=True):
                 row = [getattr(scan, c) for c in described]
+                row[described.index("session")] = manifest.without_view(scan.session)
                 guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
                 label = float(target) if task.kind == "regression" else int(target)
                 writer.writerow([fold, *(_cell(v) for v in row), _cell(label), *map(_cell, guess)])

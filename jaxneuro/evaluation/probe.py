@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from jaxneuro import augment, interop, models, records, splits, terminal
+from jaxneuro import augment, data, interop, models, records, splits, terminal
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.interop import folder, tables
@@ -257,7 +257,7 @@ def _features(
     )
     found: dict[str, dict[str, np.ndarray]] = {}
     with (
-        records.Reader(parts.dataset) as reader,
+        data.open_reader(parts.dataset) as reader,
         terminal.progress("features", len(networks) * len(parts.folds)) as report,
     ):
         for name, variables in networks.items():

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 
 from jaxneuro import __version__, manifest, records, sources, splits
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import Problem, Scan
-from jaxneuro.prepare import volumes
+from jaxneuro.prepare import parallel, volumes
+from jaxneuro.video import sampling
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,13 +39,14 @@ def prepare(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    video: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Turn a study's folder, or a CSV of scans, into a dataset of shards.
+    """Turn a study's folder, or a CSV of scans, into shards; with a recipe for video, videos into clips.
 
     Args:
       source: the folder, in a layout of `sources.READERS`, or a CSV/TSV with one row a scan.
       out: folder to make; nothing is left there when the run fails.
-      recipe: name of a recipe in `volumes.RECIPES`.
+      recipe: name of a recipe in `volumes.RECIPES`, or in `sampling.RECIPES` for videos (`clips.prepare`).
       study, table, columns, options: which layout it is, its table, the table's columns, the reader's keywords: see
         `sources.read`.
       name: name of the dataset; by default that of the study, the BIDS description or the source.
@@ -54,6 +55,7 @@ def prepare(
       validation, test, ood_sites, seed: see `splits.make`.
       workers: processes. The result does not depend on it.
       progress: called with (what, done, total).
+      video: store, views and clips of `clips.prepare`; with a recipe for video only.
 
     Returns:
       The card of the dataset.
@@ -65,10 +67,28 @@ def prepare(
     source, out = Path(source), Path(out)
     if out.exists():
         raise InputError(f"{out}: already exists; expected a new folder; choose another or remove it")
-    chosen = volumes.recipe(recipe)
     if workers < 1:
         raise InputError(f"workers: found {workers}; expected 1 or more")
-    found = sources.read(source, study, columns, Path(table) if table is not None else None, options)
+    table = Path(table) if table is not None else None
+    if recipe in sampling.RECIPES:
+        from jaxneuro.prepare import clips  # needs PyAV, which is an extra
+
+        for flag, value in (("study", study), ("option", options)):
+            if value:
+                raise InputError(
+                    f"--{flag}: found with recipe '{recipe}'; expected none; videos have layouts of their own"
+                )
+        return clips.prepare(
+            source, out, recipe=recipe, table=table, columns=columns, name=name, synthetic=synthetic,
+            subject_prefix=subject_prefix, validation=validation, test=test, ood_sites=ood_sites, seed=seed,
+            workers=workers, progress=progress, **(video or {}),
+        )  # fmt: skip
+    if video:
+        raise InputError(
+            f"--{next(iter(video))}: found with recipe '{recipe}'; expected one of {list(sampling.RECIPES)}"
+        )
+    chosen = volumes.recipe(recipe)
+    found = sources.read(source, study, columns, table, options)
     scans, problems = found.scans, list(found.problems)
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""
@@ -133,9 +153,7 @@ def _each(
     scans: Sequence[Scan], recipe: volumes.Recipe, spool: Path, workers: int
 ) -> Iterator[tuple[Path, Scan | Problem]]:
     jobs = [(s, recipe, spool / f"{i}.npy") for i, s in enumerate(scans)]
-    if workers == 1:
-        return (_one(*job) for job in jobs)
-    return joblib.Parallel(n_jobs=workers, return_as="generator")(joblib.delayed(_one)(*job) for job in jobs)
+    return parallel.each(_one, jobs, workers)
 
 
 def _one(scan: Scan, recipe: volumes.Recipe, file: Path) -> tuple[Path, Scan | Problem]:

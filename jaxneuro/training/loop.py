@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxneuro import augment, data, manifest, records, terminal
+from jaxneuro import augment, data, manifest, terminal
 from jaxneuro.errors import InputError
 from jaxneuro.interop import tables
 from jaxneuro.models import order
@@ -77,7 +77,7 @@ def train(
     average = config.optimizer.average
     check_parts(config, parts, mesh)
     with ExitStack() as closing:
-        reader = closing.enter_context(records.Reader(parts.dataset))
+        reader = closing.enter_context(data.open_reader(parts.dataset))
         reading = how_to_read(config, mesh)
         batches = data.training_batches(reader, parts.folds["train"], parts.labels, seed=config.seed, **reading)
         boxed = state.abstract(parts.model, optimizer, average=bool(average))
@@ -245,15 +245,19 @@ def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str,
 
 def evaluate_fold(
     parts: experiment.Experiment,
-    reader: records.Reader,
+    reader: data.Volumes,
     evaluate: Callable[..., jax.Array],
     weights: dict[str, Any],
     fold: str,
     mesh: Any,
     **reading: Any,
 ) -> np.ndarray:
-    """Return the objective's values [n, k] of every scan of a fold, in the fold's order, each scan once."""
-    batches = data.evaluation_batches(reader, parts.folds[fold], parts.labels, **reading)
+    """Return the objective's values [n, k] of every scan of a fold, in the fold's order, each scan once.
+
+    Those of a video are the mean over its views, as published for probabilities.
+    """
+    views = [parts.dataset.views(i) for i in parts.folds[fold]]
+    batches = data.evaluation_batches(reader, [i for of_one in views for i in of_one], parts.labels, **reading)
     found = []
     for number, batch in enumerate(batches):
         del batch["index"]
@@ -262,7 +266,9 @@ def evaluate_fold(
         values = evaluate(weights, placed, jax.random.fold_in(jax.random.key(0), number))
         found.append(sharding.fetch(values)[sharding.fetch(placed["valid"])])
     if found:
-        return np.concatenate(found)
+        starts = np.cumsum([0, *(len(of_one) for of_one in views[:-1])])
+        counts = np.array([[len(of_one)] for of_one in views], np.float32)
+        return np.add.reduceat(np.concatenate(found), starts, axis=0) / counts
     one = jax.eval_shape(evaluate, weights, _one_batch(parts, mesh), jax.random.key(0))
     return np.zeros((0, *one.shape[1:]), np.float32)
 

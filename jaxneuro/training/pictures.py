@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxneuro import data, records
+from jaxneuro import data
 from jaxneuro.training import sharding
 from jaxneuro.training.experiment import Experiment
 
@@ -20,7 +20,7 @@ _GAP = 2
 
 def drawer(
     parts: Experiment,
-    reader: records.Reader,
+    reader: data.Volumes,
     *,
     normalise: Callable[[jax.Array], jax.Array],
     mesh: Mesh,

@@ -1,0 +1,261 @@
+"""Decode videos with PyAV: look through a file, and read frames at given places of it.
+
+Time is cut into an even grid at the file's mean rate, and frame i of a `Video` is the picture that is on display in
+the middle of slot i. At a constant rate that is the file's own frame i, times rounded to milliseconds included; at a
+variable rate movements keep their speed.
+
+Nothing here trusts a file: only regular files are opened, only as one of the usual containers (a playlist could name
+other files, or the network), pictures have a largest size, and there is a limit to frames and to seconds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from jaxneuro.errors import ScanError
+from jaxneuro.video import sampling
+from jaxneuro.video.sampling import Recipe, View
+
+#: Largest picture, pixels: that of 8K.
+MAX_PIXELS = 7680 * 4320
+#: Longest picture: its longer side as a multiple of the shorter, which is what is resized to a given size.
+MAX_LENGTH = 16
+#: Most frames that are looked through, and seconds that one look may take.
+MAX_FRAMES, MAX_SECONDS = 1_000_000, 600.0
+
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,ogg,h264,hevc,m4v,mpegvideo"
+#: The last two make the result the same on every processor.
+_HOW = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+_FRAGMENT = re.compile(r"(.+)#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)$", re.DOTALL)
+#: Times are often kept in milliseconds.
+_TICK = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that can be decoded, or a part of one.
+
+    Attributes:
+      frames: on its grid, as many as the file has.
+      rate: of the grid, frames a second.
+      start: time at which the first one is shown, seconds on the file's own clock.
+      height, width: of the picture as it is shown, pixels.
+    """
+
+    frames: int
+    rate: Fraction
+    start: Fraction
+    height: int
+    width: int
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return float(self.frames / self.rate)
+
+
+def split_fragment(path: str) -> tuple[str, Fraction, Fraction | None]:
+    """Return file, start and end in seconds of a path such as `a.mp4#t=10,20` (W3C media fragments).
+
+    Without a fragment the start is 0 and the end None.
+    """
+    match = _FRAGMENT.match(path)
+    return (match[1], Fraction(match[2]), Fraction(match[3])) if match else (path, Fraction(0), None)
+
+
+def probe(path: str) -> Video:
+    """Decode a video, or the part that a fragment names, from end to end, and return what it is.
+
+    Raises:
+      ScanError: it is empty, no video, damaged, cut short, too large, or has no frame in the part asked for.
+    """
+    file, begin, end = split_fragment(path)
+    times: list[Fraction] = []
+    size = (0, 0)
+    with _opened(file) as (container, stream):
+        zero = (stream.start_time or 0) * stream.time_base
+        declared = stream.frames if end is None else 0
+        # Well before: containers seek by the order of decoding, and the first frame of the part must not be missed.
+        for when, frame in _frames(container, stream, zero + begin - 2 if begin > 2 else None):
+            if end is not None and when - zero + _TICK < begin:
+                continue
+            if end is not None and when - zero + _TICK >= end:
+                break
+            if not times:
+                size = _shown(frame)
+            times.append(when)
+            if len(times) > MAX_FRAMES:
+                raise ScanError(f"more than {MAX_FRAMES:,} frames", "fewer", "cut it into parts")
+        rate = stream.average_rate or Fraction(25)
+    if not times:
+        where = "no frame" if end is None else f"no frame between {float(begin):g} and {float(end):g} s"
+        raise ScanError(where, "one or more", "check the download, and the times of the table")
+    if len(times) < 0.9 * declared:
+        raise ScanError(f"{len(times)} of {declared} frames (cut short)", "all of them", "download it again")
+    if max(size) > MAX_LENGTH * min(size):
+        raise ScanError(f"pictures of {size[1]} x {size[0]}", f"a side at most {MAX_LENGTH} times the other")
+    if len(times) > 1:
+        rate = (len(times) - 1) / (times[-1] - times[0])
+    return Video(len(times), Fraction(rate), times[0], *size)
+
+
+def read(path: str, video: Video, recipe: Recipe, views: list[View]) -> np.ndarray:
+    """Return clips [v, T, h, w, c] uint8 of one video.
+
+    Frames between the first and the last of a clip are decoded from the keyframe before it, once for views that begin
+    together.
+
+    Args:
+      path: the file; a fragment is not looked at, for `video` says where it starts.
+      video: what `probe` returned of it.
+      recipe: the recipe.
+      views: which clips.
+
+    Raises:
+      ScanError: the file is no longer one that decodes.
+    """
+    clips = np.empty((len(views), *recipe.shape), np.uint8)
+    file = split_fragment(path)[0]
+    form = "gray" if recipe.grey else "rgb24"
+    with _opened(file) as (container, stream):
+        for start, side in dict.fromkeys((v.start, v.side) for v in views):
+            which = [i for i, v in enumerate(views) if (v.start, v.side) == (start, side)]
+            slots = sampling.slots(recipe, start, video.frames)
+            for slot, frame in _at(container, stream, video, sorted({int(s) for s in slots})):
+                picture = _picture(frame, video, side, form)
+                for i in which:
+                    clips[i, slots == slot] = _cut(picture, views[i].box, recipe.crop, form)
+    return clips
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[tuple[Any, Any]]:
+    """Open a file; yields container and video stream, and turns their errors into ScanError."""
+    try:
+        path = Path(file)
+        if not path.is_file():
+            raise ScanError("no such file", "a video", "check the download")
+        if path.stat().st_size == 0:
+            raise ScanError("an empty file", "a video", "download it again")
+        options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+        with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
+            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+            if not streams:
+                has = f" ({', '.join(sorted({s.type for s in container.streams}))} only)" if container.streams else ""
+                raise ScanError(f"no video in it{has}", "a stream of video")
+            stream = streams[0]
+            context = stream.codec_context
+            if context.width * context.height > MAX_PIXELS:
+                raise ScanError(
+                    f"pictures of {context.width} x {context.height}",
+                    f"at most {MAX_PIXELS:,} pixels",
+                    "make it smaller",
+                )
+            # One thread a file: files are read side by side. The size may change later in the file.
+            stream.thread_type, stream.thread_count = "NONE", 1
+            context.options = {"max_pixels": str(MAX_PIXELS)}
+            yield container, stream
+    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as e:
+        if isinstance(e, ScanError):
+            raise
+        raise ScanError(f"no video that decodes ({_line(e)})", "a whole file", "download it again") from e
+
+
+def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tuple[Fraction, Any]]:
+    """Yield time and frame from the last keyframe at or before `since` (None: the start), in order of display."""
+    deadline = time.monotonic() + MAX_SECONDS
+    if since is not None:
+        container.seek(int(since / stream.time_base), stream=stream, backward=True)
+    key: Fraction | None = None
+    last: Fraction | None = None
+    for packet in container.demux(stream):
+        if time.monotonic() > deadline:
+            raise ScanError(
+                f"a file that takes more than {MAX_SECONDS:g} s", "one that decodes sooner", "encode it anew"
+            )
+        if key is None and packet.is_keyframe and packet.pts is not None:
+            key = packet.pts * stream.time_base
+        for frame in packet.decode():
+            if frame.pts is None:
+                raise ScanError("frames without times", "a container that keeps times, such as mp4", "remux it")
+            when = frame.pts * frame.time_base
+            if frame.is_corrupt and (since is None or key is None or when >= key):
+                raise ScanError(f"a damaged frame at {float(when):.2f} s", "frames that decode", "download it again")
+            # Pictures before the keyframe in display, but after it in the file, lack what they refer to.
+            if (since is None or (key is not None and when >= key)) and (last is None or when > last):
+                last = when
+                yield when, frame
+
+
+def _at(container: Any, stream: Any, video: Video, slots: list[int]) -> Iterator[tuple[int, Any]]:
+    """Yield the frames on display at rising slots of a video's grid."""
+    moments = [video.start + (slot + Fraction(1, 2)) / video.rate for slot in slots]
+    reached, shown = 0, None
+    # Containers seek by the order of decoding: a keyframe can be later in display than what was asked for.
+    for since in (moments[0], max(moments[0] - 2, Fraction(0)), None):
+        if since is None:
+            container.seek(0, backward=True)
+        for when, frame in _frames(container, stream, since):
+            if shown is None and when > moments[0]:
+                break
+            while reached < len(slots) and moments[reached] < when:
+                yield slots[reached], shown
+                reached += 1
+            if reached == len(slots):
+                return
+            shown = frame
+        if shown is not None:
+            break
+    if shown is None:
+        raise ScanError(f"no frame at {float(moments[0]):.2f} s", "that of the preparation", "the file has changed")
+    for slot in slots[reached:]:
+        yield slot, shown
+
+
+def _shown(frame: Any) -> tuple[int, int]:
+    """Return (height, width) of a frame as it is shown."""
+    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
+
+
+def _turns(frame: Any) -> int:
+    """Return the quarter turns, counterclockwise, that bring a frame upright."""
+    turns, rest = divmod(frame.rotation, 90)
+    if rest:
+        raise ScanError(f"pictures turned by {frame.rotation} degrees", "quarter turns", "encode it upright")
+    return int(turns) % 4
+
+
+def _picture(frame: Any, video: Video, side: int, form: str) -> np.ndarray:
+    """Return a frame [h, w, c] uint8, upright, its shorter side resized."""
+    tall, wide = sampling.resized(video.height, video.width, side)
+    turns = _turns(frame)
+    if turns % 2:
+        tall, wide = wide, tall
+    picture = frame.reformat(width=wide, height=tall, format=form, interpolation=_HOW).to_ndarray()
+    return np.rot90(picture.reshape(tall, wide, -1), turns)
+
+
+def _cut(picture: np.ndarray, box: tuple[int, int, int, int], crop: int, form: str) -> np.ndarray:
+    """Return the part [crop, crop, c] of a picture that a box names."""
+    top, left, height, width = box
+    part = picture[top : top + height, left : left + width]
+    if (height, width) == (crop, crop):
+        return part
+    flat = np.ascontiguousarray(part if form == "rgb24" else part[..., 0])
+    frame = av.VideoFrame.from_ndarray(flat, format=form)
+    return frame.reformat(width=crop, height=crop, interpolation=_HOW).to_ndarray().reshape(crop, crop, -1)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:160]

