@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a keyword of the layout; repeat",
     )
+    p.add_argument(
+        "--strip", metavar="NAME", help="template (default), deepbet, synthstrip, hd-bet, mask (BIDS) or none"
+    )
+    p.add_argument("--skip", action="append", default=[], metavar="STAGE", help="leave out bias, strip or register")
+    p.add_argument("--already", action="append", default=[], metavar="STAGE", help="done by the study: checked instead")
+    p.add_argument("--work", type=Path, help="keep finished scans here (default: beside --out, until it is whole)")
     p.add_argument("--name", help="name of the dataset")
     p.add_argument("--subject-prefix", default="", help="put before every subject")
     p.add_argument("--validation", type=float, default=0.15, help="share of the subjects (default: 0.15)")
@@ -275,6 +281,10 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             args.source,
             args.out,
             recipe=args.recipe,
+            stripper=args.strip,
+            skip=args.skip,
+            already=args.already,
+            work=args.work,
             study=args.study,
             table=args.table,
             columns=columns,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxneuro import __version__, manifest, records, sources, splits
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import Problem, Scan
-from jaxneuro.prepare import parallel, volumes
+from jaxneuro.prepare import masks, parallel, quality, recipes
+from jaxneuro.prepare.recipes import Recipe
+from jaxneuro.prepare.spool import Spool
 from jaxneuro.video import sampling
 
 Progress = Callable[[str, int, int], None]
+#: In a dataset: what happened to each scan, a line of JSON each, in record order; and the page to look at.
+RECORDS, QUALITY = "records.jsonl", "quality.html"
 
 
 def prepare(
@@ -39,14 +41,18 @@ def prepare(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    skip: Sequence[str] = (),
+    already: Sequence[str] = (),
+    stripper: str | None = None,
+    work: str | os.PathLike[str] | None = None,
     video: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turn a study's folder, or a CSV of scans, into shards; with a recipe for video, videos into clips.
 
     Args:
       source: the folder, in a layout of `sources.READERS`, or a CSV/TSV with one row a scan.
-      out: folder to make; nothing is left there when the run fails.
-      recipe: name of a recipe in `volumes.RECIPES`, or in `sampling.RECIPES` for videos (`clips.prepare`).
+      out: folder to make; there is none before it is whole.
+      recipe: name of a recipe in `recipes.RECIPES`, or in `sampling.RECIPES` for videos (`clips.prepare`).
       study, table, columns, options: which layout it is, its table, the table's columns, the reader's keywords: see
         `sources.read`.
       name: name of the dataset; by default that of the study, the BIDS description or the source.
@@ -55,6 +61,10 @@ def prepare(
       validation, test, ood_sites, seed: see `splits.make`.
       workers: processes. The result does not depend on it.
       progress: called with (what, done, total).
+      skip, already, stripper: stages that are left out, that the study has done (and the layout does not tell), and how
+        the skull is stripped: see `recipes.recipe`.
+      work: folder for scans that are done, which stays; by default one beside `out`, which goes when `out` is whole.
+        Either way the same call goes on where it was stopped, and does again only scans whose files have changed.
       video: store, views and clips of `clips.prepare`; with a recipe for video only.
 
     Returns:
@@ -73,11 +83,16 @@ def prepare(
     if recipe in sampling.RECIPES:
         from jaxneuro.prepare import clips  # needs PyAV, which is an extra
 
-        for flag, value in (("study", study), ("option", options)):
-            if value:
-                raise InputError(
-                    f"--{flag}: found with recipe '{recipe}'; expected none; videos have layouts of their own"
-                )
+        of_scans = {
+            "study": study,
+            "option": options,
+            "strip": stripper,
+            "skip": skip,
+            "already": already,
+            "work": work,
+        }
+        if given := [flag for flag, value in of_scans.items() if value]:
+            raise InputError(f"--{given[0]}: found with recipe '{recipe}'; expected none; it is for scans")
         return clips.prepare(
             source, out, recipe=recipe, table=table, columns=columns, name=name, synthetic=synthetic,
             subject_prefix=subject_prefix, validation=validation, test=test, ood_sites=ood_sites, seed=seed,
@@ -87,7 +102,6 @@ def prepare(
         raise InputError(
             f"--{next(iter(video))}: found with recipe '{recipe}'; expected one of {list(sampling.RECIPES)}"
         )
-    chosen = volumes.recipe(recipe)
     found = sources.read(source, study, columns, table, options)
     scans, problems = found.scans, list(found.problems)
     if not scans:
@@ -98,6 +112,9 @@ def prepare(
             f"--ood-site: found {list(ood_sites)} with the folds that {found.name} publishes; expected none; "
             "--option folds=own makes folds anew"
         )
+    chosen = recipes.recipe(recipe, skip=skip, already=[*already, *found.already], stripper=stripper)
+    chosen_card = chosen.describe()
+    own_masks = masks.find(source, scans) if chosen.stripper == "mask" else {}
     scans = manifest.rename(scans, subject_prefix)
 
     # Folds that cannot be made are told now, not after hours; the real ones follow, of the scans that can be used.
@@ -108,62 +125,93 @@ def prepare(
         return splits.make(scans, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
 
     fold(scans)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    spool = Path(tempfile.mkdtemp(prefix=f".{out.name}.spool-", dir=out.parent))
+    folder = Path(work) if work is not None else out.with_name(f".{out.name}.work")
+    spool = Spool(folder, records.fingerprint(chosen_card))
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(s.path, own_masks.get(s.path, ""), chosen, spool) for s in scans]
+    keys: dict[tuple[str, str], str] = {}
+    done: list[Scan] = []
     try:
-        files = {}
-        done: list[Scan] = []
-        for i, (file, result) in enumerate(_each(scans, chosen, spool, workers)):
+        for i, (scan, (key, result)) in enumerate(zip(scans, parallel.each(_one, jobs, workers), strict=True)):
             if isinstance(result, Problem):
                 problems.append(result)
             else:
-                done.append(result)
-                files[result.key] = file
+                done.append(replace(scan, content_hash=result))
+                keys[scan.key] = key
             if progress:
                 progress("preparing scans", i + 1, len(scans))
-        kept, shared = manifest.drop_shared_images(done)
-        problems += shared
-        if not kept:
-            raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
-        folds = fold(kept)
-        if synthetic is None:
-            synthetic = bool(found.synthetic)
-        with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(f"after {len(done)} scans, kept in {folder}; the same command goes on") from e
+    kept, shared = manifest.drop_shared_images(done)
+    problems += shared
+    if not kept:
+        if work is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
+    folds = fold(kept)
+    if synthetic is None:
+        synthetic = bool(found.synthetic)
+    with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
+        page = quality.Page(chosen)
+        with open(writer.folder / RECORDS, "w", encoding="utf-8", errors="backslashreplace") as lines:
             for i, scan in enumerate(kept):
-                writer.add(np.load(files[scan.key]), scan)
+                entry, volume = spool.find(keys[scan.key]), spool.volume(keys[scan.key])
+                if entry is None:
+                    raise OSError(f"{folder}: lost a scan that was done; begin again")
+                record = {"subject": scan.subject, "session": scan.session, "path": scan.path, **entry["record"]}
+                lines.write(json.dumps(record) + "\n")
+                writer.add(volume, scan)
+                page.add(scan, volume, record)
                 if progress:
                     progress("writing shards", i + 1, len(kept))
-            return writer.finish(
-                splits=folds,
-                problems=problems,
-                name=name or found.name,
-                description="synthetic scans, made by a program" if synthetic else "scans of people",
-                synthetic=synthetic,
-                inclusion=found.rule,
-                spacing_mm=list(chosen.spacing_mm),
-                axes="RAS+: depth left to right, height posterior to anterior, width inferior to superior",
-                recipe=chosen.describe(),
-                version=__version__,
-            )
-    finally:
-        shutil.rmtree(spool, ignore_errors=True)
+        name = name or found.name
+        page.write(writer.folder / QUALITY, title=name, problems=problems)
+        card = writer.finish(
+            splits=folds,
+            problems=problems,
+            name=name,
+            description="synthetic scans, made by a program" if synthetic else "scans of people",
+            synthetic=synthetic,
+            inclusion=found.rule,
+            spacing_mm=list(chosen.spacing_mm),
+            axes="RAS+: depth left to right, height posterior to anterior, width inferior to superior",
+            recipe=chosen_card,
+            records_sha256=records.file_sha256(writer.folder / RECORDS),
+            flagged=page.flagged,
+            version=__version__,
+        )
+    if work is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return card
 
 
-def _each(
-    scans: Sequence[Scan], recipe: volumes.Recipe, spool: Path, workers: int
-) -> Iterator[tuple[Path, Scan | Problem]]:
-    jobs = [(s, recipe, spool / f"{i}.npy") for i, s in enumerate(scans)]
-    return parallel.each(_one, jobs, workers)
-
-
-def _one(scan: Scan, recipe: volumes.Recipe, file: Path) -> tuple[Path, Scan | Problem]:
-    """Prepare one scan into `file`; a scan that cannot be used comes back as the problem it is."""
+def _one(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, str | Problem]:
+    """Prepare one scan into the spool, unless it is there; returns its key, and its content's hash or what is wrong."""
     try:
-        voxels, affine = volumes.read(scan.path)
-        volume = volumes.apply(recipe, voxels, affine)
+        key = spool.key(path, mask)
+    except OSError as e:
+        return "", Problem(path, f"a file that cannot be read ({e.strerror})", "an image", "check the download")
+    entry = spool.find(key)
+    if entry is None:
+        entry = _fresh(path, mask, recipe, spool, key)
+    if "problem" in entry:
+        return key, Problem(path, *entry["problem"])
+    return key, entry["record"]["content_hash"]
+
+
+def _fresh(path: str, mask: str, recipe: Recipe, spool: Spool, key: str) -> dict[str, Any]:
+    # Imported here: SimpleITK and nilearn are an extra, and take seconds.
+    from jaxneuro.prepare import scan
+
+    try:
+        prepared = scan.prepare(path, recipe, mask)
     except ScanError as e:
-        return file, Problem(scan.path, e.found, e.expected, e.hint)
-    except MemoryError:
-        return file, Problem(scan.path, "an image too large for the memory", "a head", "check its header")
-    np.save(file, volume)
-    return file, replace(scan, content_hash=volumes.content_hash(voxels))
+        entry: dict[str, Any] = {"problem": [e.found, e.expected, e.hint]}
+    except MemoryError:  # of this machine, at this time: not kept
+        return {"problem": ["an image too large for the memory", "a head", "check its header"]}
+    else:
+        entry = {"record": prepared.record}
+        spool.keep(key, entry, prepared.volume)
+        return entry
+    spool.keep(key, entry)
+    return entry

@@ -4,72 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import nibabel
 import numpy as np
 from scipy import ndimage
 
-from jaxneuro.errors import InputError, ScanError
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a scan becomes a volume. Two recipes with equal fields have equal fingerprints.
-
-    Attributes:
-      name: name of the recipe.
-      shape: voxels along left-right, posterior-anterior, inferior-superior: (depth, height, width).
-      fov_mm: extent of the grid along the same axes, in mm; its centre is the brain's centre of mass. A voxel is
-        fov_mm / shape. (182, 218, 182) is the box of the 2 mm MNI template that the paper resizes to a cube.
-      scale_percentile: this percentile of the foreground becomes 1.
-      version: raised when the code changes what the same fields give.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    fov_mm: tuple[float, float, float] = (182.0, 218.0, 182.0)
-    scale_percentile: float = 99.0
-    version: int = 1
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size in mm."""
-        a, b, c = (f / s for f, s in zip(self.fov_mm, self.shape, strict=True))
-        return a, b, c
-
-    def describe(self) -> dict[str, Any]:
-        """Return the recipe and its steps as plain values, for the dataset card."""
-        return {
-            **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()},
-            "steps": [
-                "orient to RAS+",
-                "smooth along axes that become coarser (Gaussian, full width at half maximum = new voxel)",
-                "resample linearly to the grid centred on the brain's centre of mass",
-                f"divide by the {self.scale_percentile:g}th percentile of the foreground",
-                "float16",
-            ],
-        }
-
-
-#: `paper80` and `paper96` are the cube sizes of the paper (section 3.1); `quick40` is for demonstrations.
-RECIPES = {
-    "paper80": Recipe("paper80", (80, 80, 80)),
-    "paper96": Recipe("paper96", (96, 96, 96)),
-    "quick40": Recipe("quick40", (40, 40, 40), fov_mm=(168.0, 212.0, 180.0)),
-}
-
-
-def recipe(name: str) -> Recipe:
-    """Return a recipe by name.
-
-    Raises:
-      InputError: there is none of that name.
-    """
-    if name not in RECIPES:
-        raise InputError(f"recipe: found '{name}'; expected one of {sorted(RECIPES)}")
-    return RECIPES[name]
+from jaxneuro.errors import ScanError
+from jaxneuro.prepare.recipes import Recipe
 
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -136,13 +77,22 @@ def content_hash(voxels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def apply(recipe: Recipe, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def apply(
+    recipe: Recipe,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    pose: np.ndarray | None = None,
+) -> np.ndarray:
     """Bring RAS+ voxels onto the recipe's grid.
 
     Args:
       recipe: the recipe.
       voxels: [x, y, z] float32, background 0.
       affine: [4, 4], voxel to mm.
+      mask: [x, y, z] bool: the brain. All else becomes 0.
+      pose: [4, 4], template's RAS+ mm to the scan's; without it the grid's centre is the foreground's centre of mass.
 
     Returns:
       [depth, height, width, 1] float16; 1 is the recipe's percentile of the foreground.
@@ -151,6 +101,8 @@ def apply(recipe: Recipe, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
       ScanError: nothing is above zero, the foreground is nearly constant, next to nothing of it lies on the grid, or
         the values do not fit float16 after scaling.
     """
+    if mask is not None:
+        voxels = np.where(mask, voxels, np.float32(0))
     foreground = voxels > 0
     if not foreground.any():
         raise ScanError("no voxel above zero", "a brain on a background of 0")
@@ -159,18 +111,18 @@ def apply(recipe: Recipe, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     # Full width at half maximum of a voxel is its size; widths add in quadrature.
     fwhm = np.sqrt(np.maximum(spacing**2 - size**2, 0.0))
     smooth = ndimage.gaussian_filter(voxels, fwhm / size / 2.3548, mode="constant", truncate=3.0)
-    centre = affine[:3, :3] @ _centre_of_mass(foreground) + affine[:3, 3]
+    to_voxel = np.linalg.inv(affine)
+    if pose is None:
+        centre = affine[:3, :3] @ _centre_of_mass(foreground) + affine[:3, 3]
+    else:
+        to_voxel, centre = to_voxel @ pose, np.asarray(recipe.centre_mm)
     to_mm = np.diag(spacing)
-    first = centre - to_mm @ ((np.asarray(recipe.shape) - 1) / 2)
-    inverse = np.linalg.inv(affine)
-    grid = ndimage.affine_transform(
-        smooth,
-        inverse[:3, :3] @ to_mm,
-        inverse[:3, :3] @ first + inverse[:3, 3],
-        output_shape=recipe.shape,
-        order=1,
-        mode="constant",
-    )
+    first = to_voxel[:3, :3] @ (centre - to_mm @ ((np.asarray(recipe.shape) - 1) / 2)) + to_voxel[:3, 3]
+    onto = {"matrix": to_voxel[:3, :3] @ to_mm, "offset": first, "output_shape": recipe.shape, "order": 1}
+    grid = ndimage.affine_transform(smooth, mode="constant", **onto)
+    if mask is not None:
+        # The smoothing has spread the brain's edge over the background.
+        grid[ndimage.affine_transform(mask.astype(np.float32), mode="constant", **onto) < 0.5] = 0
     scale = np.percentile(voxels[foreground], recipe.scale_percentile)
     low, high = np.percentile(voxels[foreground], (5, 95))
     if high - low < 0.01 * scale:

@@ -1,7 +1,10 @@
 """Folder to shards: good scans in, bad ones on record, the same bytes for any number of workers."""
 
+import hashlib
 import json
+import os
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from jaxneuro import manifest, records
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import run
+from jaxneuro.prepare import run, scan
 
 
 def brain(seed):
@@ -104,14 +107,81 @@ def test_nothing_usable_or_an_existing_folder_is_refused(bids, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bids", "d"]
 
 
-def test_an_interrupted_run_leaves_nothing(bids, tmp_path):
+def prepared_now(monkeypatch):
+    """Return a list that grows by the name of every file that is prepared rather than found done."""
+    seen = []
+    real = scan.prepare
+
+    def counted(path, *rest):
+        seen.append(Path(path).name)
+        return real(path, *rest)
+
+    monkeypatch.setattr(scan, "prepare", counted)
+    return seen
+
+
+def test_a_stopped_run_goes_on_where_it_was(bids, tmp_path, monkeypatch):
+    run.prepare(bids, tmp_path / "whole", recipe="quick40")
+    seen = prepared_now(monkeypatch)
+
     def interrupt(what, done, total):
-        if what == "writing shards" and done == 5:
+        if done == 5:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"after 5 scans, kept in .*\.d\.work; the same command goes on"):
         run.prepare(bids, tmp_path / "d", recipe="quick40", progress=interrupt)
-    assert [p.name for p in tmp_path.iterdir()] == ["bids"]
+    assert not (tmp_path / "d").exists()
+    assert len(seen) == 5
+    run.prepare(bids, tmp_path / "d", recipe="quick40")
+    assert len(seen) == 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bids", "d", "whole"]
+    for file in (tmp_path / "whole").rglob("*"):
+        if file.is_file():
+            assert (tmp_path / "d" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes(), file
+
+
+def test_only_changed_files_are_done_again(bids, tmp_path, monkeypatch):
+    image(bids, 3).write_text("not an image")
+    work = {"recipe": "quick40", "work": tmp_path / "work"}
+    run.prepare(bids, tmp_path / "d", **work)
+    seen = prepared_now(monkeypatch)
+    run.prepare(bids, tmp_path / "e", **work)
+    assert seen == []
+    assert [p.where for p in manifest.read_problems(tmp_path / "e" / "failures.csv")] == [str(image(bids, 3))]
+    shutil.copy(image(bids, 4), image(bids, 3))  # it is still wrong, in another way: the image of another person
+    os.utime(image(bids, 5), ns=(0, 0))
+    run.prepare(bids, tmp_path / "f", **work)
+    assert seen == [image(bids, 3).name, image(bids, 5).name]
+    found = {Path(p.where).name: p.found for p in manifest.read_problems(tmp_path / "f" / "failures.csv")}
+    assert set(found) == {image(bids, 3).name, image(bids, 4).name}
+    seen.clear()
+    run.prepare(bids, tmp_path / "g", work=tmp_path / "work", recipe="quick40", already=["bias"])
+    assert len(seen) == 12  # another recipe
+
+
+def test_an_entry_cut_short_by_a_kill_is_done_again(bids, tmp_path, monkeypatch):
+    work = {"recipe": "quick40", "work": tmp_path / "work"}
+    run.prepare(bids, tmp_path / "d", **work)
+    entries = sorted((tmp_path / "work").rglob("*.json"))
+    entries[0].write_text(entries[0].read_text()[:-9])
+    entries[1].with_suffix(".npy").unlink()
+    seen = prepared_now(monkeypatch)
+    run.prepare(bids, tmp_path / "e", **work)
+    assert len(seen) == 2
+
+
+def test_every_scan_has_a_record(bids, tmp_path):
+    card = run.prepare(bids, tmp_path / "d", recipe="quick40")
+    data = records.open_dataset(tmp_path / "d")
+    lines = [json.loads(line) for line in (tmp_path / "d" / "records.jsonl").read_text().splitlines()]
+    assert [(r["subject"], r["session"], r["content_hash"]) for r in lines] == [
+        (s.subject, s.session, s.content_hash) for s in data.scans
+    ]
+    assert {r["recipe_fingerprint"] for r in lines} == {card["recipe_fingerprint"]}
+    assert lines[0]["versions"]["SimpleITK"]
+    volume = records.Reader(data)[7]
+    assert hashlib.sha256(volume.tobytes()).hexdigest() == lines[7]["volume_sha256"]
+    assert card["records_sha256"] == records.file_sha256(tmp_path / "d" / "records.jsonl")
 
 
 def test_a_study_that_cites_synthetic_mri_is_no_synthetic_study(bids, tmp_path):

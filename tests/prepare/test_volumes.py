@@ -8,7 +8,7 @@ import pytest
 
 from jaxneuro.errors import ScanError
 from jaxneuro.prepare import volumes
-from jaxneuro.prepare.volumes import Recipe
+from jaxneuro.prepare.recipes import Recipe, recipe
 
 
 def ball(shape=(60, 70, 65), spacing=2.0, centre=(5.0, -8.0, 3.0), radius=40.0):
@@ -102,8 +102,8 @@ def test_smooth_values_are_resampled_exactly():
 
 def test_scale_is_the_percentile_of_the_foreground():
     voxels, affine = ball()
-    one = volumes.apply(volumes.recipe("quick40"), voxels, affine)
-    other = volumes.apply(volumes.recipe("quick40"), voxels * 321, affine)
+    one = volumes.apply(recipe("quick40"), voxels, affine)
+    other = volumes.apply(recipe("quick40"), voxels * 321, affine)
     np.testing.assert_allclose(one.astype(float), other.astype(float), atol=2e-3)
     assert 0.95 < np.percentile(one[one > 0.3].astype(float), 99) < 1.02
 
@@ -162,15 +162,15 @@ def test_a_last_axis_of_one_is_no_series(tmp_path):
 def test_nothing_above_zero_and_spikes_are_refused():
     voxels, affine = ball()
     with pytest.raises(ScanError, match="no voxel above zero"):
-        volumes.apply(volumes.recipe("quick40"), -voxels, affine)
+        volumes.apply(recipe("quick40"), -voxels, affine)
     voxels[30, 35, 32] = 1e12
     with pytest.raises(ScanError, match="without such spikes"):
-        volumes.apply(volumes.recipe("quick40"), voxels, affine)
+        volumes.apply(recipe("quick40"), voxels, affine)
 
 
 def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ValueError, match="expected one of"):
-        volumes.recipe("paper81")
+        recipe("paper81")
 
 
 def test_meaningless_geometry_and_types_are_refused(tmp_path):
@@ -181,7 +181,7 @@ def test_meaningless_geometry_and_types_are_refused(tmp_path):
     with pytest.raises(ScanError, match="values of type complex64"):
         volumes.read(save(tmp_path / "c.nii", voxels.astype(np.complex64), affine))
     with pytest.raises(ScanError, match="voxels with a signal"):
-        volumes.apply(volumes.recipe("quick40"), voxels[:, :, 32:33], affine)
+        volumes.apply(recipe("quick40"), voxels[:, :, 32:33], affine)
 
 
 def test_a_mask_is_no_image():
@@ -189,7 +189,7 @@ def test_a_mask_is_no_image():
     mask = (voxels > 0).astype(np.float32) * 5
     mask[30, 35, 32] = 6
     with pytest.raises(ScanError, match="a foreground of 5 to 5 almost everywhere"):
-        volumes.apply(volumes.recipe("quick40"), mask, affine)
+        volumes.apply(recipe("quick40"), mask, affine)
 
 
 def test_every_kind_of_nifti_is_read_and_no_other_format(tmp_path):

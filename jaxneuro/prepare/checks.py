@@ -1,0 +1,105 @@
+"""Whether a scan is what it was said to be, and what about it a person should look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from jaxneuro.errors import ScanError
+from jaxneuro.prepare import template
+from jaxneuro.prepare.recipes import Recipe
+
+#: Volume of a person's brain, ml: seldom outside of the first pair, never of the second.
+SELDOM_ML, NEVER_ML = (850.0, 1950.0), (300.0, 2600.0)
+#: Dice of a registered brain and the template's below which it is looked at, and below which it was never registered.
+SELDOM_OVERLAP, NEVER_OVERLAP = 0.90, 0.75
+#: Correlation with the template's intensities below which a registered brain is looked at.
+SELDOM_LIKE = 0.4
+
+
+def looks_stripped(voxels: np.ndarray, affine: np.ndarray) -> bool:
+    """Whether a scan [x, y, z] is of a brain on a background of exactly 0, by how much stands out from it."""
+    inside = voxels > 0
+    return bool((voxels == 0).mean() > 0.3) and NEVER_ML[0] < _ml(inside, affine) < NEVER_ML[1]
+
+
+def declared_stripped(voxels: np.ndarray, affine: np.ndarray) -> None:
+    """Refuse a scan that is declared stripped and has no background of 0, or more than a brain on it.
+
+    Raises:
+      ScanError: says what was found.
+    """
+    inside = voxels > 0
+    if (voxels == 0).mean() < 0.05:
+        raise ScanError(
+            f"{(voxels == 0).mean():.0%} of the voxels exactly 0 in a scan declared stripped",
+            "a brain on a background of 0",
+            "leave out --already strip",
+        )
+    if (ml := _ml(inside, affine)) > NEVER_ML[1]:
+        raise ScanError(
+            f"{ml:.0f} ml above 0 in a scan declared stripped", f"a brain of at most {NEVER_ML[1]:.0f} ml",
+            "leave out --already strip, or check the voxel size",
+        )  # fmt: skip
+
+
+def declared_registered(measures: dict[str, Any]) -> None:
+    """Refuse a scan that is declared registered and does not lie where the template does.
+
+    Raises:
+      ScanError: says how little they overlap.
+    """
+    overlap = measures.get("overlap")
+    if overlap is not None and overlap < NEVER_OVERLAP:
+        raise ScanError(
+            f"an overlap of {overlap:.2f} (Dice) with the template in a scan declared registered",
+            f"at least {NEVER_OVERLAP}",
+            "leave out --already register",
+        )
+
+
+def measure(volume: np.ndarray, recipe: Recipe, mask: np.ndarray | None, affine: np.ndarray) -> dict[str, Any]:
+    """Return what there is to say of a volume [d, h, w, 1], as numbers with few digits.
+
+    `brain_ml` in the scan's own space, `overlap` (Dice) and `likeness` (correlation within both brains) with the
+    template, `cut` the share of the brain's surface that lies on the grid's border.
+    """
+    grid = volume[..., 0].astype(np.float32)
+    inside = grid > 0
+    measures: dict[str, Any] = {}
+    if mask is not None:
+        measures["brain_ml"] = round(_ml(mask, affine), 1)
+    faces = [inside.take(i, axis).sum() for axis in range(3) for i in (0, -1)]
+    surface = inside & ~ndimage.binary_erosion(inside, border_value=1)
+    measures["cut"] = round(float(sum(faces) / max(1, sum(faces) + surface.sum())), 4)
+    if recipe.registered:
+        brain, theirs = template.on_grid(recipe)
+        both = inside & theirs
+        if recipe.stripped:
+            measures["overlap"] = round(float(2 * both.sum() / (inside.sum() + theirs.sum())), 4)
+        if both.sum() > 100 and grid[both].std() > 0:
+            measures["likeness"] = round(float(np.corrcoef(grid[both], brain[both])[0, 1]), 4)
+    return measures
+
+
+def flags(measures: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Return what about a volume a person should look at, worst first, in words."""
+    found = []
+    if (ml := measures.get("brain_ml")) is not None:
+        if not NEVER_ML[0] <= ml <= NEVER_ML[1]:
+            found.append(f"a brain of {ml:.0f} ml")
+        elif not SELDOM_ML[0] <= ml <= SELDOM_ML[1]:
+            found.append(f"a brain of {ml:.0f} ml, which is rare")
+    if (overlap := measures.get("overlap")) is not None and overlap < SELDOM_OVERLAP:
+        found.append(f"overlap with the template {overlap:.2f}")
+    if (likeness := measures.get("likeness")) is not None and likeness < SELDOM_LIKE:
+        found.append(f"correlation with the template {likeness:.2f}" + (": not T1-weighted?" if likeness < 0 else ""))
+    if recipe.stripped and measures["cut"] > 0.05:
+        found.append(f"{measures['cut']:.0%} of the brain's surface on the border of the grid")
+    return found
+
+
+def _ml(mask: np.ndarray, affine: np.ndarray) -> float:
+    return float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)

@@ -1,0 +1,79 @@
+"""The quality page: the worst first, only so many pictures, every failure with its reason."""
+
+import base64
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+from jaxneuro.manifest import Problem, Scan
+from jaxneuro.prepare import masks, quality, recipes
+
+RECIPE = recipes.recipe("quick40")
+
+
+def record(overlap=0.95, flags=()):
+    return {"measures": {"overlap": overlap, "brain_ml": 1300.0}, "flags": list(flags)}
+
+
+def written(path, page, problems=()):
+    page.write(path, title="A <study>", problems=problems)
+    return path.read_text()
+
+
+def test_worst_first_and_no_more_pictures_than_asked_for(tmp_path):
+    page = quality.Page(RECIPE, pictures=4)
+    volume = np.zeros((40, 40, 40, 1), np.float16)
+    for i in range(10):
+        page.add(Scan(f"s{i}"), volume, record(0.9 + i / 100, ["odd"] if i == 7 else []))
+    text = written(tmp_path / "q.html", page)
+    # A flag counts more than any overlap; then the least overlap.
+    assert re.findall(r"<strong>(s\d)</strong>", text) == ["s7", "s0", "s1", "s2"]
+    assert page.flagged == 1
+    assert "The worst 4 of 10 scans" in text
+    assert "A &lt;study&gt;" in text
+
+
+def test_failures_are_listed_with_their_reason(tmp_path):
+    page = quality.Page(RECIPE)
+    page.add(Scan("s0"), np.zeros((40, 40, 40, 1), np.float16), record())
+    problems = [Problem("a.nii", "<nothing>", "a head", "look"), Problem("b.nii", "age", "years", dropped=False)]
+    text = written(tmp_path / "q.html", page, problems)
+    assert "<td>a.nii</td><td>&lt;nothing&gt;</td><td>a head</td><td>look</td>" in text
+    assert "b.nii" not in text
+    assert "1 left out, 1 kept with a value missing" in text
+    assert not re.search(r"(src|href)=.https?:", text)
+
+
+def test_cuts_show_the_volume_upright(tmp_path):
+    volume = np.zeros((40, 40, 40, 1), np.float16)
+    volume[30:, :, :] = 0.4  # right
+    volume[:, :, 30:] = 1.2  # above
+    page = quality.Page(RECIPE)
+    page.add(Scan("s0"), volume, record())
+    url = re.search(r'src="data:image/png;base64,([^"]+)"', written(tmp_path / "q.html", page))[1]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(url))).convert("L")).astype(int)
+    across = [round(160 * f / 212) + 4 for f in (168, 168, 212)]
+    behind = picture[:, across[0] : across[0] + across[1] - 4]
+    high = round(160 * 180 / 212)
+    assert (behind[2:20] > 240).all()  # above is at the top
+    assert (behind[60:high, -20:] > 60).all()  # right is on the right
+    assert (behind[60:high, :20] == 0).all()
+
+
+def test_masks_of_derivatives_are_found_by_subject_and_session(tmp_path):
+    for name in (
+        "sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz",
+        "sub-1/ses-1/anat/sub-1_ses-1_space-MNI_desc-brain_mask.nii.gz",
+        "sub-2/anat/sub-2_run-1_desc-brain_mask.nii.gz",
+    ):
+        file = tmp_path / "derivatives" / "fmriprep" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    scans = [Scan("sub-1", "ses-1", path="a"), Scan("sub-2", path="b"), Scan("sub-3", path="c")]
+    found = masks.find(tmp_path, scans)
+    assert {k: v.rsplit("/", 1)[1] for k, v in found.items()} == {
+        "a": "sub-1_ses-1_desc-brain_mask.nii.gz",
+        "b": "sub-2_run-1_desc-brain_mask.nii.gz",
+    }

@@ -1,0 +1,135 @@
+"""One scan through all stages: what comes out, what is on record, what is refused."""
+
+import dataclasses
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from jaxneuro.errors import InputError, ScanError
+from jaxneuro.prepare import checks, recipes, scan, template
+from tests.prepare.heads import head, pose
+
+#: As `paper80`, coarser.
+SMALL = dataclasses.replace(recipes.recipe("paper80"), name="small", shape=(40, 40, 40), finest_mm=4.0)
+ALREADY = dataclasses.replace(SMALL, stages=(), already=("bias", "strip", "register"))
+
+
+def saved(path, voxels, affine):
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def two_heads(tmp_path_factory):
+    """The same brain in two heads: upright, and tilted, moved, of another size, brighter at the front."""
+    folder = tmp_path_factory.mktemp("heads")
+    plain = head(pose())
+    moved = head(pose((13, -6, 9), (11, -9, 12), (0.95, 0.84, 0.88)), bias=0.3, seed=1)
+    return [scan.prepare(saved(folder / f"{i}.nii.gz", v, a), SMALL) for i, (v, a, _) in enumerate((plain, moved))]
+
+
+def test_one_brain_in_two_heads_becomes_one_volume(two_heads):
+    first, second = (p.volume[..., 0].astype(np.float32) for p in two_heads)
+    both = (first > 0) & (second > 0)
+    assert np.corrcoef(first[both], second[both])[0, 1] > 0.93
+    assert np.abs(first - second)[both].mean() < 0.08
+    brain, mask = template.on_grid(SMALL)
+    for volume in (first, second):
+        assert 2 * ((volume > 0) & mask).sum() / ((volume > 0).sum() + mask.sum()) > 0.95
+        assert np.corrcoef(volume[mask], brain[mask])[0, 1] > 0.8
+        assert (volume[0] == 0).all()  # background, exactly
+
+
+def test_what_is_on_record(two_heads):
+    record = two_heads[1].record
+    json.dumps(record)
+    assert record["stages"]["bias"] == {"method": "N4"}
+    assert record["stages"]["strip"] == {"method": "template"}
+    assert record["stages"]["register"]["size"] == pytest.approx([0.95, 0.84, 0.88], abs=0.03)
+    assert record["voxel_mm"] == [3.0, 3.0, 3.0]
+    assert record["flags"] == []
+    assert record["measures"]["overlap"] > 0.95
+    # The template's brain times the three sizes.
+    assert record["measures"]["brain_ml"] == pytest.approx(template.load().volume_ml * 0.95 * 0.84 * 0.88, rel=0.05)
+
+
+def test_a_stripped_scan_is_seen_and_not_stripped_again(tmp_path):
+    voxels, affine, mask = head(pose((5, 0, 0)), stripped=True)
+    found = scan.prepare(saved(tmp_path / "a.nii.gz", voxels, affine), SMALL)
+    assert found.record["stages"]["strip"].startswith("found done")
+    assert found.record["measures"]["overlap"] > 0.95
+    ml = mask.sum() * 27 / 1000
+    assert found.record["measures"]["brain_ml"] == pytest.approx(ml, rel=0.01)
+
+
+def test_wrong_declarations_are_refused(tmp_path):
+    voxels, affine, _ = head(pose())
+    whole = saved(tmp_path / "whole.nii.gz", voxels, affine)
+    with pytest.raises(ScanError, match="of the voxels exactly 0 in a scan declared stripped"):
+        scan.prepare(whole, dataclasses.replace(SMALL, stages=(), already=("strip",)))
+    voxels, affine, _ = head(pose(size=(1, 1, 1)), noise=0.0)
+    whole = saved(tmp_path / "clean.nii.gz", voxels, affine)
+    with pytest.raises(ScanError, match="ml above 0 in a scan declared stripped; expected a brain of at most 2600 ml"):
+        scan.prepare(whole, dataclasses.replace(SMALL, stages=(), already=("strip",)))
+    voxels, affine, _ = head(pose((30, 0, 0), (0, 30, -20)), stripped=True)
+    tilted = saved(tmp_path / "tilted.nii.gz", voxels, affine)
+    with pytest.raises(
+        ScanError, match=r"an overlap of 0\.\d\d \(Dice\) with the template in a scan declared registered"
+    ):
+        scan.prepare(tilted, ALREADY)
+    voxels, affine, _ = head(pose(size=(1, 1, 1)), stripped=True)
+    right = scan.prepare(saved(tmp_path / "right.nii.gz", voxels, affine), ALREADY)
+    assert right.record["measures"]["overlap"] > 0.97
+    assert right.record["stages"] == dict.fromkeys(("bias", "strip", "register"), "declared done")
+
+
+def test_a_mask_of_the_studys_own(tmp_path):
+    recipe = dataclasses.replace(SMALL, stages=("strip",), stripper="mask")
+    voxels, affine, mask = head(pose())
+    path, mask_path = (tmp_path / n for n in ("a.nii.gz", "m.nii.gz"))
+    saved(path, voxels, affine)
+    saved(mask_path, mask.astype(np.uint8), affine)
+    found = scan.prepare(str(path), recipe, str(mask_path))
+    assert found.record["measures"]["brain_ml"] == pytest.approx(mask.sum() * 27 / 1000, abs=0.1)
+    with pytest.raises(ScanError, match="no mask of the brain"):
+        scan.prepare(str(path), recipe)
+    saved(mask_path, mask[1:].astype(np.uint8), affine)
+    with pytest.raises(ScanError, match=r"the mask .*m.nii.gz on another grid, \(72"):
+        scan.prepare(str(path), recipe, str(mask_path))
+
+
+def test_flags_say_what_to_look_at():
+    good = {"brain_ml": 1300.0, "overlap": 0.96, "likeness": 0.7, "cut": 0.0}
+    assert checks.flags(good, SMALL) == []
+    assert checks.flags({**good, "brain_ml": 800.0}, SMALL) == ["a brain of 800 ml, which is rare"]
+    assert checks.flags({**good, "brain_ml": 200.0}, SMALL) == ["a brain of 200 ml"]
+    assert checks.flags({**good, "overlap": 0.8, "likeness": -0.2, "cut": 0.2}, SMALL) == [
+        "overlap with the template 0.80",
+        "correlation with the template -0.20: not T1-weighted?",
+        "20% of the brain's surface on the border of the grid",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"skip": ["n4"]}, "--skip: found n4; expected one of bias, strip, register"),
+        ({"already": ["stripped"]}, "--already: found stripped"),
+        ({"stripper": "bet"}, "--strip: found bet; expected one of template"),
+        ({"stripper": "deepbet", "skip": ["strip"]}, "--strip: found deepbet without the stage strip"),
+    ],
+)
+def test_recipes_refuse_what_they_do_not_know(keywords, message):
+    with pytest.raises(InputError, match=message):
+        recipes.recipe("paper80", **keywords)
+
+
+def test_recipes_leave_out_what_is_done_or_skipped():
+    changed = recipes.recipe("paper80", skip=["bias"], already=["register"], stripper="mask")
+    assert (changed.stages, changed.already, changed.stripper) == (("strip",), ("register",), "mask")
+    assert recipes.recipe("paper80", stripper="none").already == ("strip",)
+    assert changed.registered
+    assert changed.stripped
+    assert not recipes.recipe("paper80", skip=["strip", "register"]).registered
