@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--skip", action="append", default=[], metavar="STAGE", help="leave out bias, strip or register")
     p.add_argument("--already", action="append", default=[], metavar="STAGE", help="done by the study: checked instead")
+    p.add_argument("--cluster", default="", metavar="WHERE", help="slurm, or the address of a Dask scheduler")
     p.add_argument("--work", type=Path, help="keep finished scans here (default: beside --out, until it is whole)")
     p.add_argument("--name", help="name of the dataset")
     p.add_argument("--subject-prefix", default="", help="put before every subject")
@@ -285,6 +286,7 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             skip=args.skip,
             already=args.already,
             work=args.work,
+            cluster=args.cluster,
             study=args.study,
             table=args.table,
             columns=columns,

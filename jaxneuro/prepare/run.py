@@ -45,6 +45,7 @@ def prepare(
     already: Sequence[str] = (),
     stripper: str | None = None,
     work: str | os.PathLike[str] | None = None,
+    cluster: str = "",
     video: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turn a study's folder, or a CSV of scans, into shards; with a recipe for video, videos into clips.
@@ -65,6 +66,7 @@ def prepare(
         the skull is stripped: see `recipes.recipe`.
       work: folder for scans that are done, which stays; by default one beside `out`, which goes when `out` is whole.
         Either way the same call goes on where it was stopped, and does again only scans whose files have changed.
+      cluster: where scans are prepared instead of in processes here: see `parallel.each`.
       video: store, views and clips of `clips.prepare`; with a recipe for video only.
 
     Returns:
@@ -90,6 +92,7 @@ def prepare(
             "skip": skip,
             "already": already,
             "work": work,
+            "cluster": cluster,
         }
         if given := [flag for flag, value in of_scans.items() if value]:
             raise InputError(f"--{given[0]}: found with recipe '{recipe}'; expected none; it is for scans")
@@ -132,7 +135,9 @@ def prepare(
     keys: dict[tuple[str, str], str] = {}
     done: list[Scan] = []
     try:
-        for i, (scan, (key, result)) in enumerate(zip(scans, parallel.each(_one, jobs, workers), strict=True)):
+        for i, (scan, (key, result)) in enumerate(
+            zip(scans, parallel.each(_one, jobs, workers, cluster=cluster, lost=_lost), strict=True)
+        ):
             if isinstance(result, Problem):
                 problems.append(result)
             else:
@@ -197,6 +202,10 @@ def _one(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, str |
     if "problem" in entry:
         return key, Problem(path, *entry["problem"])
     return key, entry["record"]["content_hash"]
+
+
+def _lost(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, Problem]:
+    return "", Problem(path, "a scan that ended several workers", "one that fits their memory", "give them more")
 
 
 def _fresh(path: str, mask: str, recipe: Recipe, spool: Spool, key: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 
 import nibabel
@@ -11,6 +12,11 @@ from scipy import ndimage
 
 from jaxneuro.errors import ScanError
 from jaxneuro.prepare.recipes import Recipe
+
+#: A larger image is a damaged header, or would not fit beside its copies: some 5 GB for a scan and what is made of it.
+MOST_VOXELS = 2.7e8
+#: What is taken for rounding; SimpleITK knows no shear.
+MOST_SHEAR_DEGREES = 1.0
 
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -34,8 +40,13 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or 0 in shape:
+    if len(shape) != 3 or min(shape) < 1:
         raise ScanError(f"shape {image.shape}", "one 3D image", "split a series into its images", where=where)
+    if math.prod(shape) > MOST_VOXELS:
+        raise ScanError(
+            f"a declared size of {' x '.join(map(str, shape))}", f"at most {MOST_VOXELS:.3g} voxels, 0.35 mm of a head",
+            "check its header", where=where,
+        )  # fmt: skip
     if int(image.header["qform_code"]) == 0 and int(image.header["sform_code"]) == 0:
         raise ScanError(
             "no affine (qform and sform codes are 0), so left and right are unknown",
@@ -46,6 +57,12 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     size = np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) <= 1e-6 * size.prod():
         raise ScanError("an affine that is singular or not finite", "voxel sizes above zero", where=where)
+    axes = image.affine[:3, :3] / size
+    if (shear := np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max().clip(0, 1)))) > MOST_SHEAR_DEGREES:
+        raise ScanError(
+            f"an affine with axes {shear:.1f} degrees off right angles", f"at most {MOST_SHEAR_DEGREES:g}",
+            "resample it to a straight grid", where=where,
+        )  # fmt: skip
     if image.get_data_dtype().kind not in "iuf":
         raise ScanError(f"values of type {image.get_data_dtype()}", "whole or real numbers", where=where)
     if size.min() < 0.1 or size.max() > 20:
