@@ -90,10 +90,11 @@ PRETRAINING: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     },
 }
 TASKS = {"ad": "finetune_ad", "pd": "finetune_pd", "age": "finetune_age"}
-#: Share of the training subjects -> overrides. A tenth is so few scans that an epoch is a step or two.
+#: Share of the training subjects -> overrides. A tenth is so few scans that an epoch is a step or two. (With half or less of
+#: these steps no network learnt anything, from whatever start.)
 FRACTIONS = {
-    "0.1": ("training.epochs=30", "data.batch_size=8", "training.evaluate_every=3"),
-    "1.0": ("training.epochs=10",),
+    "0.1": ("training.epochs=100", "data.batch_size=8", "training.evaluate_every=10"),
+    "1.0": ("training.epochs=20", "training.evaluate_every=2"),
 }
 FINETUNING = {
     "densenet": ("optimizer.learning_rate=2e-3",),
