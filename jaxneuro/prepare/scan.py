@@ -77,8 +77,7 @@ def prepare(path: str, recipe: Recipe, mask_path: str = "") -> Prepared:
     matrix = (pose.matrix if pose is not None else np.eye(4)) if recipe.registered else None
     volume = volumes.apply(recipe, images.to_voxels(scan), affine, mask=mask, pose=matrix)
     measures = checks.measure(volume, recipe, mask, affine)
-    if "register" in recipe.already:
-        checks.declared_registered(measures)
+    checks.registered(measures, recipe)
     record = {
         "content_hash": content_hash,
         "bytes": os.stat(path).st_size,

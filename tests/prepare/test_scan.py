@@ -85,6 +85,15 @@ def test_wrong_declarations_are_refused(tmp_path):
     assert right.record["stages"] == dict.fromkeys(("bias", "strip", "register"), "declared done")
 
 
+def test_a_scan_whose_affine_lies_is_refused_rather_than_trained_on(tmp_path):
+    voxels, affine, _ = head(pose(), stripped=True)
+    affine = affine[[1, 2, 0, 3]]  # its axes are not those that it says
+    with pytest.raises(
+        ScanError, match=r"a correlation of 0\.\d\d with the template in a scan that could not be registered"
+    ):
+        scan.prepare(saved(tmp_path / "a.nii.gz", voxels, affine), SMALL)
+
+
 def test_a_mask_of_the_studys_own(tmp_path):
     recipe = dataclasses.replace(SMALL, stages=("strip",), stripper="mask")
     voxels, affine, mask = head(pose())
@@ -107,7 +116,7 @@ def test_flags_say_what_to_look_at():
     assert checks.flags({**good, "brain_ml": 200.0}, SMALL) == ["a brain of 200 ml"]
     assert checks.flags({**good, "overlap": 0.8, "likeness": -0.2, "cut": 0.2}, SMALL) == [
         "overlap with the template 0.80",
-        "correlation with the template -0.20: not T1-weighted?",
+        "correlation with the template -0.20",
         "20% of the brain's surface on the border of the grid",
     ]
 
