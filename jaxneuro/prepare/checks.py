@@ -59,7 +59,7 @@ def registered(measures: dict[str, Any], recipe: Recipe) -> None:
         raise ScanError(f"an overlap of {overlap:.2f} (Dice) with the template in a scan {what}", "0.75 or more", hint)
     if (likeness := measures.get("likeness", 1.0)) < NEVER_LIKE:
         raise ScanError(
-            f"a correlation of {likeness:.2f} with the template in a scan {what}", f"{NEVER_LIKE} or more, as T1-weighted",
+            f"a correlation of {likeness:.2f} with the template in a scan {what}", f"{NEVER_LIKE} or more, as of T1",
             hint,
         )  # fmt: skip
 
