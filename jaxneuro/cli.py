@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--subjects", type=_positive, default=320)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--voxel-size", type=float, default=2.0, help="mm (default: 2)")
+    p.add_argument("--heads", action="store_true", help="whole heads, tilted, rather than brains")
     _workers(p)
     p.set_defaults(run=_cohort)
 
@@ -260,7 +261,7 @@ def _workers(p: argparse.ArgumentParser) -> None:
 def _cohort(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro.prepare import cohort
 
-    spec = cohort.CohortSpec(subjects=args.subjects, seed=args.seed, voxel_size=args.voxel_size)
+    spec = cohort.CohortSpec(subjects=args.subjects, seed=args.seed, voxel_size=args.voxel_size, heads=args.heads)
     with terminal.progress("making subjects") as report:
         made = cohort.write_cohort(
             args.out, spec, workers=args.workers, progress=lambda done, total: report(done, total)

@@ -93,7 +93,7 @@ def prepared(
     lap("find")
     brain = stripping.STRIPPERS[stripper](even, first)
     lap("strip")
-    even = bias.correct(scan, images.to_sitk(brain, affine), levels=4)
+    even = bias.of_brain(scan, images.to_sitk(brain, affine))
     lap("bias again")
     pose = registration.of_brain(images.to_sitk(images.to_voxels(even) * brain, affine), start=first)
     lap("register")

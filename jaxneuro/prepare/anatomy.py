@@ -21,6 +21,7 @@ COARSE_MM = 4  # deformations are smooth over 8 mm or more, so a 4 mm grid holds
 AIR_MM = 12  # around the brain in the template's box
 CENTRE_MM = (0.0, -17.0, 5.0)  # centre of the brain's bounding box in MNI space, about which heads grow
 EXTENT_MM = (176.0, 208.0, 184.0)  # field of view: the brain and 14 mm or more of air
+HEAD_CENTRE_MM, HEAD_EXTENT_MM = (0.0, -12.0, -12.0), (212.0, 256.0, 252.0)  # of a whole head, with some of the neck
 
 # Ellipsoids in MNI space: centre and radii in mm, on the right; each is mirrored to the left.
 # Centres are the usual MNI coordinates of these structures; tissue maps trim the ellipsoids to their shape.
@@ -268,12 +269,13 @@ def jacobian_determinant(displacement: np.ndarray, spacing: float) -> np.ndarray
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def output_grid(voxel_size: float) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Return the shape and the RAS+ affine [4, 4] of a scan that covers the head at `voxel_size` mm."""
-    x, y, z = (int(np.ceil(extent / voxel_size)) for extent in EXTENT_MM)
+def output_grid(voxel_size: float, whole_head: bool = False) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return the shape and the RAS+ affine [4, 4] of a scan at `voxel_size` mm that covers the brain, or the head."""
+    extents, middle = (HEAD_EXTENT_MM, HEAD_CENTRE_MM) if whole_head else (EXTENT_MM, CENTRE_MM)
+    x, y, z = (int(np.ceil(extent / voxel_size)) for extent in extents)
     shape = (x, y, z)
     affine = np.diag([voxel_size, voxel_size, voxel_size, 1.0])
-    affine[:3, 3] = [centre - voxel_size * (n - 1) / 2 for centre, n in zip(CENTRE_MM, shape, strict=True)]
+    affine[:3, 3] = [centre - voxel_size * (n - 1) / 2 for centre, n in zip(middle, shape, strict=True)]
     return shape, affine
 
 
@@ -301,6 +303,26 @@ def template_coordinates(
             part = _interpolate(part, (lines[axis] - anatomy.coarse_origin[axis]) / COARSE_MM, axis)
         points[k] = part + lines[k].astype(np.float32).reshape([-1 if axis == k else 1 for axis in range(3)])
     return points
+
+
+def template_coordinates_of_head(
+    anatomy: Anatomy,
+    displacement: np.ndarray,
+    voxel_size: float,
+    head_scale: float,
+    shift_mm: np.ndarray,
+    rotation: np.ndarray,
+) -> np.ndarray:
+    """As `template_coordinates`, on the grid of a whole head that is turned by `rotation` [3, 3], too."""
+    shape, affine = output_grid(voxel_size, whole_head=True)
+    middle = np.asarray(CENTRE_MM)
+    lines = [affine[k, 3] + voxel_size * np.arange(shape[k]) - shift_mm[k] - middle[k] for k in range(3)]
+    away = np.stack(np.meshgrid(*lines, indexing="ij")).astype(np.float32)
+    # Elementwise, not as a matrix product, whose bits can depend on the threads.
+    back = rotation.T.astype(np.float32) / np.float32(head_scale)
+    points = np.stack([sum(back[i, k] * away[k] for k in range(3)) + np.float32(middle[i]) for i in range(3)])
+    at = (points - anatomy.coarse_origin.astype(np.float32).reshape(3, 1, 1, 1)) / np.float32(COARSE_MM)
+    return points + np.stack([ndimage.map_coordinates(part, at, order=1, mode="nearest") for part in displacement])
 
 
 def _interpolate(volume: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:

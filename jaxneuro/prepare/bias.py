@@ -9,11 +9,12 @@ from jaxneuro.prepare import images
 
 
 def correct(
-    scan: sitk.Image, mask: sitk.Image | None = None, *, grid_mm: float = 4.0, levels: int = 3, iterations: int = 40
+    scan: sitk.Image, mask: sitk.Image | None = None, *, grid_mm: float = 8.0, levels: int = 3, iterations: int = 40
 ) -> sitk.Image:
     """Return the scan divided by its bias field.
 
-    The field is fitted on a coarser copy, which it is smooth enough for, and evaluated on the scan's own grid.
+    The field is fitted on a coarser copy, which it is smooth enough for, and evaluated on the scan's own grid. The
+    defaults are for a head, to find and strip its brain; `of_brain` is for what remains.
 
     Args:
       scan: what to correct; values below 0 become 0.
@@ -45,6 +46,14 @@ def correct(
         raise ScanError(f"a scan that N4 cannot fit ({str(e).strip().splitlines()[-1][:120]})", "a head") from e
     field = sitk.Exp(n4.GetLogBiasFieldAsImage(scan))
     return sitk.Cast(scan / field, sitk.sitkFloat32)
+
+
+def of_brain(scan: sitk.Image, mask: sitk.Image) -> sitk.Image:
+    """Return the scan with the bias over its brain corrected: on a finer grid, to a finer mesh.
+
+    On a real head with a strong bias a grid of 6 mm left white matter as even as one of 4 mm, in a third of the time.
+    """
+    return correct(scan, mask, grid_mm=6.0, levels=4)
 
 
 def _largest(image: sitk.Image) -> float:

@@ -20,16 +20,17 @@ from pathlib import Path
 import joblib
 import nibabel as nib
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import anatomy
+from jaxneuro.prepare import anatomy, surroundings
 from jaxneuro.prepare.anatomy import SCANNERS, Morphology
 from jaxneuro.prepare.truth import write_truth
 
 REFERENCE_AGE = 70.0  # years; at this age the ageing effects are nil
 TRAITS = ("ventricles", "cortex", "head", "medial_temporal", "basal_ganglia", "midbrain")
 DIAGNOSES = ("CN", "AD", "PD")
-_PERSON, _DEFORMATION, _SCAN, _SITE = range(4)  # streams of random numbers
+_PERSON, _DEFORMATION, _SCAN, _SITE, _HEAD = range(5)  # streams of random numbers
 README = """Synthetic brain MRI cohort
 
 No person was scanned. Every image is the ICBM 152 (MNI152) average brain, deformed and imaged by a simulation
@@ -75,6 +76,8 @@ class Effects:
     deformation_smooth_mm: float = 15.0  # standard deviation of the Gaussian that smooths it
     pose_mm: float = 0.7  # standard deviation of the head's position in a scan, each direction
     pose_degrees: float = 0.7  # standard deviation of its rotation about each axis
+    head_pose_mm: float = 5.0  # the same two of whole heads, which nobody has aligned
+    head_pose_degrees: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class CohortSpec:
     max_sessions: int = 3  # each number from one to this is equally likely
     interval_years: tuple[float, float] = (0.9, 2.1)  # between visits
     voxel_size: float = 2.0  # mm; sites scale it
+    heads: bool = False  # whole heads rather than brains on a background of 0
     effects: Effects = field(default_factory=Effects)
 
     def __post_init__(self) -> None:
@@ -133,6 +137,11 @@ class Person:
 
 def _rng(seed: int, stream: int, index: int, session: int = 0) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, index, session)))
+
+
+def _rotation(radians: np.ndarray) -> np.ndarray:
+    """Return the rotation [3, 3] about x, then y, then z."""
+    return Rotation.from_euler("xyz", radians).as_matrix()
 
 
 def _normal(rng: np.random.Generator, size: int | None = None):
@@ -202,7 +211,7 @@ def contrasts(effects: Effects) -> dict[str, tuple[Morphology, Morphology]]:
 
 
 def simulate_scan(spec: CohortSpec, person: Person, session: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return one visit's scan, int16 [x, y, z] with 0 outside the brain, and its affine [4, 4] in mm.
+    """Return one visit's scan, int16 [x, y, z], and its affine [4, 4] in mm; a brain has 0 around it.
 
     Raises InputError when the effects are so strong that the anatomy folds.
     """
@@ -218,10 +227,23 @@ def simulate_scan(spec: CohortSpec, person: Person, session: int) -> tuple[np.nd
     velocity += anatomy.rotation_velocity(template, np.deg2rad(e.pose_degrees * _normal(rng, 3)))
     shift = e.pose_mm * _normal(rng, 3)
     displacement = anatomy.person_displacement(template, form, velocity)
-    points = anatomy.template_coordinates(template, displacement, voxel_size, form.head_scale, shift)
-    image, brain = anatomy.warp_template(template, form.loss, points)
+    if spec.heads:
+        # Further draws come after those of a brain, which is the same with and without its head.
+        drawn = _rng(spec.seed, _HEAD, person.index, session)
+        shift = shift + e.head_pose_mm * _normal(drawn, 3)
+        rotation = _rotation(np.deg2rad(e.head_pose_degrees * _normal(drawn, 3)))
+        points = anatomy.template_coordinates_of_head(
+            template, displacement, voxel_size, form.head_scale, shift, rotation
+        )
+        image, brain = anatomy.warp_template(template, form.loss, points)
+        shell = surroundings.Shell.draw(_rng(spec.seed, _HEAD, person.index))
+        image = surroundings.surround(image, brain, points, voxel_size, shell, drawn)
+        brain = np.ones(image.shape, bool)  # noise is everywhere
+    else:
+        points = anatomy.template_coordinates(template, displacement, voxel_size, form.head_scale, shift)
+        image, brain = anatomy.warp_template(template, form.loss, points)
     stored = anatomy.acquire(image, brain, scanner, voxel_size, rng)
-    _, affine = anatomy.output_grid(voxel_size)
+    _, affine = anatomy.output_grid(voxel_size, spec.heads)
     if scanner.orientation == "LAS":
         stored = stored[::-1]
         affine[0, 3] += affine[0, 0] * (stored.shape[0] - 1)

@@ -60,13 +60,13 @@ def prepare(path: str, recipe: Recipe, mask_path: str = "") -> Prepared:
 
     corrects = "bias" in recipe.stages
     if corrects:
-        scan = bias.correct(scan, images.to_sitk(mask, affine) if mask is not None else None)
+        scan = bias.correct(scan) if mask is None else bias.of_brain(scan, images.to_sitk(mask, affine))
         stages["bias"] = {"method": "N4"}
     if strips:
         mask, pose = _strip(scan, recipe, mask_path, affine)
         stages["strip"] = {"method": recipe.stripper}
         if corrects:  # again, now that there is only one kind of tissue to make even
-            scan = bias.correct(images.to_sitk(voxels, affine), images.to_sitk(mask, affine), levels=4)
+            scan = bias.of_brain(images.to_sitk(voxels, affine), images.to_sitk(mask, affine))
     if "register" in recipe.stages:
         if mask is None:
             pose = registration.of_head(scan, recipe.finest_mm)

@@ -340,3 +340,41 @@ def test_the_mask_is_the_smallest_that_holds_its_share():
     assert not mask[10:, 10:, 10:].any()
     assert smooth[mask].sum() >= smooth.sum() / 2 * (1 - 1e-6)
     assert smooth[mask].sum() - 48 * smooth[mask].min() < smooth.sum() / 2  # ties: 48 mirror images
+
+
+def test_a_whole_head_has_bone_and_skin_around_the_same_brain():
+    """The brain's own draws do not change with the head; what surrounds it is dark, then bright, then air."""
+    spec = CohortSpec(
+        subjects=2, seed=3, voxel_size=3.0, heads=True, effects=Effects(head_pose_mm=0, head_pose_degrees=0)
+    )
+    person = sample_person(spec, 0)
+    head, affine = cohort.simulate_scan(spec, person, 0)
+    plain = CohortSpec(subjects=2, seed=3, voxel_size=3.0, effects=spec.effects)
+    brain, its = cohort.simulate_scan(plain, person, 0)
+    # The same place in both: nearest voxel of the head's grid for each of the brain's.
+    inside = np.argwhere(brain > 0)
+    there = np.rint((inside @ its[:3, :3].T + its[:3, 3] - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
+    assert np.corrcoef(head[tuple(there.T)], brain[tuple(inside.T)])[0, 1] > 0.8
+    whole = np.zeros(head.shape, bool)
+    whole[tuple(there.T)] = True
+    whole = ndimage.binary_closing(whole, iterations=2)
+    away = 3.0 * ndimage.distance_transform_cdt(~whole, "taxicab")
+    above = np.indices(head.shape)[2] > there[:, 2].mean() + 10  # neither face nor neck
+    white = np.percentile(head[whole], 90)
+    level = {d: np.median(head[above & (away == d)]) / white for d in (6, 9, 12, 15, 36)}
+    assert min(level[6], level[9]) < 0.35
+    assert max(level[12], level[15]) > 0.7
+    assert level[36] < 0.1
+
+
+def test_heads_are_tilted_as_nobody_has_aligned_them():
+    spec = CohortSpec(subjects=6, seed=3, voxel_size=6.0, heads=True)
+    upright = CohortSpec(
+        subjects=6, seed=3, voxel_size=6.0, heads=True, effects=Effects(head_pose_mm=0, head_pose_degrees=0)
+    )
+    person = sample_person(spec, 1)
+    one, other = (cohort.simulate_scan(s, person, 0)[0].astype(float) for s in (spec, upright))
+    assert one.shape == other.shape
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] < 0.97
+    again = cohort.simulate_scan(spec, person, 0)[0]
+    np.testing.assert_array_equal(again, one)
