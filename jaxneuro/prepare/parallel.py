@@ -9,10 +9,13 @@ from typing import Any
 
 import joblib
 
+from jaxneuro import terminal
 from jaxneuro.errors import InputError
 
 #: Longest wait for a scheduler to answer, seconds.
 _ANSWER_S = 30
+#: After so many seconds without a result, see whether there are workers at all.
+_PATIENCE_S = 60
 #: Jobs handed to a cluster ahead of the one whose result is next, for each of its threads.
 _AHEAD = 4
 
@@ -60,12 +63,12 @@ def _on_cluster(
         def first() -> Any:
             job, future = waiting.popleft()
             try:
-                return future.result()
+                return _result(client, future)
             except KilledWorker:
                 # Jobs that waited on a worker are blamed along with the one that ended it: tried again, in order, each
                 # shows what it is.
                 try:
-                    return client.submit(function, *job, pure=False).result()
+                    return _result(client, client.submit(function, *job, pure=False))
                 except KilledWorker:
                     if lost is None:
                         raise
@@ -77,6 +80,18 @@ def _on_cluster(
                 yield first()
         while waiting:
             yield first()
+
+
+def _result(client: Any, future: Any) -> Any:
+    """Wait for a result; a cluster without workers is waited for, too, and that is said."""
+    told = False
+    while True:
+        try:
+            return future.result(timeout=_PATIENCE_S)
+        except TimeoutError:
+            if not told and not client.nthreads():
+                terminal.say("waiting: the cluster has no workers")
+                told = True
 
 
 @contextmanager

@@ -2,18 +2,21 @@
 
 import os
 import signal
+import threading
 import time
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import parallel
+from jaxneuro.prepare import parallel, run
 
 distributed = pytest.importorskip("distributed")
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+@pytest.fixture
+def cluster(tmp_path_factory):  # each its own: after several killed workers one may not come back
     import dask
 
     settings = {
@@ -61,3 +64,41 @@ def test_no_scheduler_is_one_line(monkeypatch):
     monkeypatch.setattr(parallel, "_ANSWER_S", 1)
     with pytest.raises(InputError, match=r"--cluster: found no Dask scheduler at tcp://127\.0\.0\.1:9 "):
         list(parallel.each(end_oneself, [(1,)], 1, cluster="tcp://127.0.0.1:9"))
+
+
+def test_a_dataset_made_on_a_cluster_is_the_same_though_a_worker_is_killed(cluster, tmp_path):
+    rows = ["subject,path,age"]
+    for i in range(24):
+        voxels = np.zeros((24, 26, 22), np.int16)
+        voxels[4:20, 4:22, 4:18] = np.random.default_rng(i).integers(100, 900, (16, 18, 14))
+        nib.save(nib.Nifti1Image(voxels, np.diag([6.0, 6.0, 6.0, 1.0])), tmp_path / f"{i}.nii.gz")
+        rows.append(f"s{i:02d},{i}.nii.gz,{50 + i}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows) + "\n")
+    run.prepare(tmp_path / "scans.csv", tmp_path / "here", recipe="quick40", name="n")
+    killed = []
+
+    def kill_one(what, done, total):
+        if done == 3 and not killed:
+            pids = cluster.workers.values()
+            killed.append(next(iter(pids)).pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    run.prepare(
+        tmp_path / "scans.csv", tmp_path / "there", recipe="quick40", name="n", cluster=cluster.scheduler_address,
+        progress=kill_one,
+    )  # fmt: skip
+    assert killed
+    for file in (tmp_path / "here").rglob("*"):
+        if file.is_file():
+            assert (tmp_path / "there" / file.relative_to(tmp_path / "here")).read_bytes() == file.read_bytes(), file
+
+
+def test_a_cluster_without_workers_is_waited_for_and_told(cluster, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "_PATIENCE_S", 1)
+    cluster.scale(0)
+    while cluster.scheduler.workers:
+        time.sleep(0.1)
+    threading.Timer(3.0, lambda: cluster.scale(1)).start()
+    results = parallel.each(pow, [(2, 3)], 1, cluster=cluster.scheduler_address)
+    assert list(results) == [8]
+    assert capsys.readouterr().err.count("waiting: the cluster has no workers") == 1
