@@ -21,9 +21,24 @@ SELDOM_LIKE, NEVER_LIKE = 0.45, 0.3
 
 
 def looks_stripped(voxels: np.ndarray, affine: np.ndarray) -> bool:
-    """Whether a scan [x, y, z] is of a brain on a background of exactly 0, by how much stands out from it."""
+    """Whether a scan [x, y, z] is of a brain on a background of exactly 0.
+
+    By its volume, which a small head on such a background can have, too, and by its brightness, which rises from a
+    brain's surface, fluid and cortex, to its white matter: fat and bone break that.
+    """
     inside = voxels > 0
-    return bool((voxels == 0).mean() > 0.3) and NEVER_ML[0] < _ml(inside, affine) < NEVER_ML[1]
+    if (voxels == 0).mean() <= 0.3 or not NEVER_ML[0] < _ml(inside, affine) < NEVER_ML[1]:
+        return False
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    step = tuple(slice(None, None, max(1, round(2.5 / s))) for s in size)
+    coarse = voxels[step]
+    depth = ndimage.distance_transform_edt(coarse > 0, sampling=size * [s.step for s in step])
+    core = np.median(coarse[depth > 25]) if (depth > 25).any() else 0.0
+    bands = [coarse[(depth > d) & (depth <= d + 3)] for d in (0, 3, 6, 9, 12)]
+    if core <= 0 or not all(b.size for b in bands):
+        return False
+    levels = np.array([np.median(b) for b in bands]) / core
+    return bool((np.diff(levels) > -0.05).all() and levels[0] < 1)
 
 
 def declared_stripped(voxels: np.ndarray, affine: np.ndarray) -> None:

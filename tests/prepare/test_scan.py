@@ -6,6 +6,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.prepare import checks, recipes, scan, template
@@ -62,6 +63,17 @@ def test_a_stripped_scan_is_seen_and_not_stripped_again(tmp_path):
     assert found.record["measures"]["overlap"] > 0.95
     ml = mask.sum() * 27 / 1000
     assert found.record["measures"]["brain_ml"] == pytest.approx(ml, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [0.8, 0.85, 0.9])
+def test_a_small_head_on_zeros_is_not_taken_for_a_brain(size):
+    voxels, affine, _ = head(pose(size=(size, size, size)), noise=0.0)
+    assert (voxels == 0).mean() > 0.3
+    assert not checks.looks_stripped(voxels, affine)
+    skin = ndimage.binary_fill_holes(voxels > 0)
+    assert not checks.looks_stripped(np.where(skin, voxels + 30, 0), affine)
+    brain, affine, _ = head(pose(size=(size, size, size)), stripped=True, bias=0.3)
+    assert checks.looks_stripped(brain, affine)
 
 
 def test_wrong_declarations_are_refused(tmp_path):
