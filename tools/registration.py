@@ -64,7 +64,7 @@ def main() -> None:
 def move(args: argparse.Namespace, centre: np.ndarray, number: int) -> np.ndarray:
     """Return a random move [4, 4] of RAS+ mm: sizes, then a rotation, about the centre, then a shift."""
     rng = np.random.default_rng((args.seed, number))
-    turned = registration._rotation(np.radians(rng.uniform(-args.degrees, args.degrees, 3)))
+    turned = registration.rotation(np.radians(rng.uniform(-args.degrees, args.degrees, 3)))
     matrix = np.eye(4)
     matrix[:3, :3] = turned * (1 + rng.uniform(-args.scale, args.scale, 3))
     matrix[:3, 3] = centre + rng.uniform(-args.mm, args.mm, 3) - matrix[:3, :3] @ centre

@@ -139,11 +139,6 @@ def _rng(seed: int, stream: int, index: int, session: int = 0) -> np.random.Gene
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, index, session)))
 
 
-def _rotation(radians: np.ndarray) -> np.ndarray:
-    """Return the rotation [3, 3] about x, then y, then z."""
-    return Rotation.from_euler("xyz", radians).as_matrix()
-
-
 def _normal(rng: np.random.Generator, size: int | None = None):
     """Draw standard normals clipped at 2.5, so that no one's brain folds."""
     return np.clip(rng.standard_normal(size), -2.5, 2.5)
@@ -231,7 +226,8 @@ def simulate_scan(spec: CohortSpec, person: Person, session: int) -> tuple[np.nd
         # Further draws come after those of a brain, which is the same with and without its head.
         drawn = _rng(spec.seed, _HEAD, person.index, session)
         shift = shift + e.head_pose_mm * _normal(drawn, 3)
-        rotation = _rotation(np.deg2rad(e.head_pose_degrees * _normal(drawn, 3)))
+        turned = np.deg2rad(e.head_pose_degrees * _normal(drawn, 3))
+        rotation = Rotation.from_euler("xyz", turned).as_matrix()
         points = anatomy.template_coordinates_of_head(
             template, displacement, voxel_size, form.head_scale, shift, rotation
         )

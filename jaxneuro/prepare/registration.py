@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
+from sklearn.metrics import mutual_info_score
 
 from jaxneuro.errors import ScanError
 from jaxneuro.prepare import images, template
@@ -156,7 +158,7 @@ def _search(
 
     def score(angles: tuple[float, ...], centre: np.ndarray, size: float) -> tuple[float, tuple[float, ...]]:
         turned = np.radians(angles)
-        at = (points @ (size * _rotation(turned)).T + centre) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        at = (points @ (size * rotation(turned)).T + centre) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         here = ndimage.map_coordinates(values, at.T, order=1, mode="constant", prefilter=False).astype(np.intp)
         return _mutual_information(template_bin, here), (*turned, *(centre - t.centre), size, size, size)
 
@@ -209,7 +211,7 @@ def _optimise(
         method.SetMetricSamplingPercentage(share, 1)
     centre = (images.FLIP @ t.centre).tolist()
     versor = sitk.VersorTransform()
-    versor.SetMatrix((images.FLIP @ _rotation(start[:3]) @ images.FLIP).ravel().tolist())
+    versor.SetMatrix((images.FLIP @ rotation(start[:3]) @ images.FLIP).ravel().tolist())
     shift = (images.FLIP @ start[3:6]).tolist()
     if alike:
         moved: Any = sitk.Similarity3DTransform()
@@ -234,30 +236,21 @@ def _optimise(
     moved.SetParameters(whole.GetParameters())
     found = np.array(moved.GetParameters())
     versor.SetParameters(found[:3].tolist())
-    rotation = images.FLIP @ np.reshape(versor.GetMatrix(), (3, 3)) @ images.FLIP
+    turned = images.FLIP @ np.reshape(versor.GetMatrix(), (3, 3)) @ images.FLIP
+    angles = Rotation.from_matrix(turned).as_euler("xyz")
     sizes = np.repeat(found[6], 3) if alike else found[6:9]
-    return method.GetMetricValue(), np.concatenate([_angles(rotation), images.FLIP @ found[3:6], sizes])
+    return method.GetMetricValue(), np.concatenate([angles, images.FLIP @ found[3:6], sizes])
 
 
-def _rotation(radians: np.ndarray) -> np.ndarray:
-    """Return Rz Ry Rx [3, 3]."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(radians), np.sin(radians)
-    x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return z @ y @ x
-
-
-def _angles(rotation: np.ndarray) -> np.ndarray:
-    """Return the angles of which `_rotation` makes a matrix, in radians."""
-    y = np.arcsin(np.clip(-rotation[2, 0], -1, 1))
-    return np.array([np.arctan2(rotation[2, 1], rotation[2, 2]), y, np.arctan2(rotation[1, 0], rotation[0, 0])])
+def rotation(radians: np.ndarray) -> np.ndarray:
+    """Return the matrix [3, 3] that turns about x, then y, then z."""
+    return Rotation.from_euler("xyz", radians).as_matrix()
 
 
 def _matrix(parameters: np.ndarray, t: Template) -> np.ndarray:
     """Return the matrix [4, 4] of (radians, shift, size)."""
     matrix = np.eye(4)
-    matrix[:3, :3] = _rotation(parameters[:3]) * parameters[6:]
+    matrix[:3, :3] = rotation(parameters[:3]) * parameters[6:]
     matrix[:3, 3] = t.centre + parameters[3:6] - matrix[:3, :3] @ t.centre
     return matrix
 
@@ -272,13 +265,8 @@ def _bins(values: np.ndarray) -> np.ndarray:
 
 def _mutual_information(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mutual information of two columns of bins, nats."""
-    joint = np.bincount(a * _BINS + b, minlength=_BINS * _BINS).reshape(_BINS, _BINS) / len(a)
-    return _entropy(joint.sum(0)) + _entropy(joint.sum(1)) - _entropy(joint.ravel())
-
-
-def _entropy(shares: np.ndarray) -> float:
-    shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum())
+    joint = np.bincount(a * _BINS + b, minlength=_BINS * _BINS).reshape(_BINS, _BINS)
+    return float(mutual_info_score(None, None, contingency=joint))
 
 
 def _line(error: BaseException) -> str:

@@ -2,23 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxneuro.errors import ScanError
 from jaxneuro.prepare import images, registration, template
 from tests.prepare.heads import head, pose, target_error
-
-degrees = st.floats(-80, 80)
-
-
-@given(degrees, degrees, degrees)
-def test_angles_are_those_of_the_rotation(x, y, z):
-    radians = np.radians([x, y, z])
-    rotation = registration._rotation(radians)
-    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
-    assert np.linalg.det(rotation) == pytest.approx(1)
-    np.testing.assert_allclose(registration._angles(rotation), radians, atol=1e-9)
 
 
 def test_a_pose_scales_along_the_templates_axes_then_turns_about_the_brains_centre():
