@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--degrees", type=float, default=15.0)
     parser.add_argument("--mm", type=float, default=15.0)
     parser.add_argument("--scale", type=float, default=0.1)
-    parser.add_argument("--strip", choices=list(stripping.STRIPPERS), default="template")
+    parser.add_argument("--strip", choices=["template", *stripping.TOOLS], default="template")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the figures here (.json)")
@@ -89,9 +89,9 @@ def prepared(
 
     even = bias.correct(scan)
     lap("bias")
-    first = registration.of_head(even)
+    first = registration.of_head(even) if stripper == "template" else None
     lap("find")
-    brain = stripping.STRIPPERS[stripper](even, first)
+    brain = stripping.by_template(even, first) if first else stripping.TOOLS[stripper](even)
     lap("strip")
     even = bias.of_brain(scan, images.to_sitk(brain, affine))
     lap("bias again")

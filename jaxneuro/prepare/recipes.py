@@ -10,7 +10,7 @@ from jaxneuro.errors import InputError
 
 #: What can be done to a scan before it is put on the grid, in this order.
 STAGES = ("bias", "strip", "register")
-#: How the skull can be stripped (`stripping.STRIPPERS`), by masks of the study's own, or not at all.
+#: How the skull can be stripped (`stripping`), by masks of the study's own, or not at all.
 STRIPPERS = ("template", "deepbet", "synthstrip", "hd-bet", "mask", "none")
 
 
@@ -27,7 +27,8 @@ class Recipe:
         others the brain's centre of mass is the centre.
       stages: those of `STAGES` that are done here.
       already: those that the scans have been through before.
-      stripper: how the skull is stripped: a name in `stripping.STRIPPERS`, or "mask" for the study's own masks.
+      stripper: how the skull is stripped: "template", a name in `stripping.TOOLS`, or "mask" for the study's own
+        masks.
       finest_mm: voxel of the registration's last grid.
       scale_percentile: this percentile of the foreground becomes 1.
       version: raised when the code changes what the same fields give.

@@ -98,8 +98,9 @@ def _strip(
     """Return the brain, and where the template lies in it, if that was needed."""
     if recipe.stripper == "mask":
         return _own_mask(mask_path, scan, affine), None
-    pose = registration.of_head(scan, max(recipe.finest_mm, 2.0))
-    mask = stripping.STRIPPERS[recipe.stripper](scan, pose)
+    # Networks need no pose; the brain that they leave is found by itself.
+    pose = registration.of_head(scan, recipe.finest_mm) if recipe.stripper == "template" else None
+    mask = stripping.by_template(scan, pose) if pose else stripping.TOOLS[recipe.stripper](scan)
     if not mask.any():
         raise ScanError(f"no brain by '{recipe.stripper}'", "a T1-weighted head", "try another --strip")
     return mask, pose

@@ -76,7 +76,7 @@ def by_template(scan: sitk.Image, pose: Pose) -> np.ndarray:
     return images.to_voxels(fine) > 0.5
 
 
-def by_deepbet(scan: sitk.Image, pose: Pose) -> np.ndarray:
+def by_deepbet(scan: sitk.Image) -> np.ndarray:
     """Return the brain as deepbet finds it (Fisch et al. 2024; package `deepbet`, which brings its weights along)."""
     try:
         from deepbet import BrainExtraction
@@ -88,19 +88,18 @@ def by_deepbet(scan: sitk.Image, pose: Pose) -> np.ndarray:
     return np.asarray(mask.dataobj) > 0
 
 
-def by_synthstrip(scan: sitk.Image, pose: Pose) -> np.ndarray:
+def by_synthstrip(scan: sitk.Image) -> np.ndarray:
     """Return the brain as SynthStrip finds it (Hoopes et al. 2022; FreeSurfer's command `mri_synthstrip`)."""
     return _command(scan, "synthstrip", "mri_synthstrip", "-i", "{head}", "-o", "{brain}")
 
 
-def by_hd_bet(scan: sitk.Image, pose: Pose) -> np.ndarray:
+def by_hd_bet(scan: sitk.Image) -> np.ndarray:
     """Return the brain as HD-BET finds it (Isensee et al. 2019; command `hd-bet`, version 2)."""
     return _command(scan, "hd-bet", "hd-bet", "-i", "{head}", "-o", "{brain}", "-device", "cpu", "--disable_tta")
 
 
-#: Name of a way -> (scan, pose of the template in it) -> mask [x, y, z]. "mask" and "none" are no such ways: `scan.py`.
-STRIPPERS: dict[str, Callable[[sitk.Image, Pose], np.ndarray]] = {
-    "template": by_template,
+#: Tools that find a brain by themselves: name -> scan -> mask [x, y, z].
+TOOLS: dict[str, Callable[[sitk.Image], np.ndarray]] = {
     "deepbet": by_deepbet,
     "synthstrip": by_synthstrip,
     "hd-bet": by_hd_bet,

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from jaxneuro.errors import InputError, ScanError
-from jaxneuro.prepare import checks, recipes, scan, template
-from tests.prepare.heads import head, pose
+from jaxneuro.prepare import checks, recipes, registration, scan, stripping, template
+from tests.prepare.heads import head, pose, target_error
 
 #: As `paper80`, coarser.
 SMALL = dataclasses.replace(recipes.recipe("paper80"), name="small", shape=(40, 40, 40), finest_mm=4.0)
@@ -154,3 +154,14 @@ def test_recipes_leave_out_what_is_done_or_skipped():
     assert changed.registered
     assert changed.stripped
     assert not recipes.recipe("paper80", skip=["strip", "register"]).registered
+
+
+def test_a_tool_strips_without_a_search_in_the_head_and_its_brain_is_registered(tmp_path, monkeypatch):
+    matrix = pose((8, -4, 6), (6, -5, 8), (0.92, 0.86, 0.9))
+    voxels, affine, mask = head(matrix)
+    monkeypatch.setitem(stripping.TOOLS, "deepbet", lambda scan: mask)
+    monkeypatch.setattr(registration, "of_head", None)
+    recipe = dataclasses.replace(SMALL, stripper="deepbet")
+    record = scan.prepare(saved(tmp_path / "a.nii.gz", voxels, affine), recipe).record
+    assert record["stages"]["strip"] == {"method": "deepbet"}
+    assert target_error(np.array(record["stages"]["register"]["matrix"]), matrix)[0] < 0.6

@@ -78,22 +78,22 @@ def test_other_tools_are_run_on_a_file(tmp_path, monkeypatch, name, program):
     scan = images.to_sitk(voxels, np.diag([2.0, 2, 2, 1]))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=f"--strip {name}: found no command {program}"):
-        stripping.STRIPPERS[name](scan, known(np.eye(4)))
+        stripping.TOOLS[name](scan)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin")
     tool(tmp_path, program, STAND_IN)
-    mask = stripping.STRIPPERS[name](scan, known(np.eye(4)))
+    mask = stripping.TOOLS[name](scan)
     assert not mask[:5].any()
     assert mask[5:].all()
     tool(tmp_path, program, "import sys; print('no weights', file=sys.stderr); sys.exit(3)")
     with pytest.raises(ScanError, match=f"{program} that ended with status 3 and said: no weights"):
-        stripping.STRIPPERS[name](scan, known(np.eye(4)))
+        stripping.TOOLS[name](scan)
     tool(tmp_path, program, "import sys, shutil; shutil.copy('/etc/hostname', sys.argv[4])")
     with pytest.raises(ScanError, match="an image that cannot be read"):
-        stripping.STRIPPERS[name](scan, known(np.eye(4)))
+        stripping.TOOLS[name](scan)
 
 
 def test_deepbet_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepbet", None)
     scan = images.to_sitk(np.ones((4, 4, 4), np.float32), np.eye(4))
     with pytest.raises(InputError, match="pip install deepbet"):
-        stripping.by_deepbet(scan, known(np.eye(4)))
+        stripping.by_deepbet(scan)
