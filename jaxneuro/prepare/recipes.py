@@ -104,7 +104,9 @@ def recipe(name: str, *, skip: Sequence[str] = (), already: Sequence[str] = (), 
       InputError: there is no such recipe, stage or way of stripping.
     """
     if name not in RECIPES:
-        raise InputError(f"recipe: found '{name}'; expected one of {sorted(RECIPES)}")
+        raise InputError(
+            f"recipe: found '{name}'; expected one of {sorted(RECIPES)}, or for videos those of docs/data.md"
+        )
     for flag, stages in (("skip", skip), ("already", already)):
         if unknown := [s for s in stages if s not in STAGES]:
             raise InputError(f"--{flag}: found {unknown[0]}; expected one of {', '.join(STAGES)}")

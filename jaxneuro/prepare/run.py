@@ -105,6 +105,7 @@ def prepare(
         raise InputError(
             f"--{next(iter(video))}: found with recipe '{recipe}'; expected one of {list(sampling.RECIPES)}"
         )
+    recipes.recipe(recipe, skip=skip, already=already, stripper=stripper)  # wrong words are told before a long walk
     found = sources.read(source, study, columns, table, options)
     scans, problems = found.scans, list(found.problems)
     if not scans:
