@@ -1,6 +1,6 @@
 """Does pre-training help? The paper's question on synthetic scans: pre-train, fine-tune, test, one table.
 
-python tools/pretraining.py --out runs/pretraining            (four hours on two cores; stopped, it goes on)
+python tools/pretraining.py --out runs/pretraining            (hours on two cores; stopped, it goes on)
 python tools/pretraining.py --out runs/pretraining --only vit
 
 A pre-training cohort of healthy people, and another cohort with Alzheimer's and Parkinson's disease, of other people.
