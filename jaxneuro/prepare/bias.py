@@ -51,7 +51,8 @@ def correct(
 def of_brain(scan: sitk.Image, mask: sitk.Image) -> sitk.Image:
     """Return the scan with the bias over its brain corrected: on a finer grid, to a finer mesh.
 
-    On a real head with a strong bias a grid of 6 mm left white matter as even as one of 4 mm, in a third of the time.
+    On a real head with a strong bias a grid of 6 mm left white matter nearly as even as one of 4 mm, in a third of the
+    time.
     """
     return correct(scan, mask, grid_mm=6.0, levels=4)
 
