@@ -10,9 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxneuro"
 FILES = sorted(ROOT.rglob("*.py"))
 
-#: Room to the rooms it may import. `errors`, `terminal` and the package itself are open to all.
+#: Room to the rooms it may import. `errors`, `pages`, `terminal` and the package itself are open to all.
 MAY = {
     "errors": set(),
+    "pages": set(),
     "terminal": set(),
     "manifest": set(),
     "sources": {"manifest"},
@@ -35,7 +36,7 @@ MAY = {
     "study": {"configuration", "evaluation", "prepare", "records", "training"},
     "cli": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
 }
-OPEN = {"errors", "terminal", "__init__"}
+OPEN = {"errors", "pages", "terminal", "__init__"}
 #: Files that worker processes import: they must start fast and need no device.
 WITHOUT_JAX = ("manifest", "sources", "splits", "tasks", "records", "video", "data", "prepare")
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 from jaxneuro.manifest import Problem, Scan
 from jaxneuro.prepare.recipes import Recipe
 
-TEMPLATE = "quality.html.jinja"
+TEMPLATE = Path(__file__).with_name("quality.html.jinja")
 #: Pictures on a page: more, and a browser gives up; the others are in records.jsonl.
 _PICTURES = 300
 #: Pixels of the longer side of a cut.
@@ -59,17 +59,11 @@ class Page:
         Raises:
           OSError: it cannot be written.
         """
-        import jinja2
+        from jaxneuro import pages  # needs jinja2, which is an extra
 
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         shown = [entry for *_, entry in sorted(self._worst, key=lambda e: e[:2], reverse=True)]
-        page = environment.get_template(TEMPLATE).render(
+        page = pages.render(
+            TEMPLATE,
             title=title,
             recipe=self.recipe.describe(),
             scans=self._added,

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from jaxneuro import records
+from jaxneuro import pages, records
 from jaxneuro.errors import InputError
 from jaxneuro.study import figures, tables
 from jaxneuro.study.figures import Drawing
 from jaxneuro.study.tables import Fold, Table
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 COLUMNS = ("fold", "subject", "site", "age", "sex", "target", "prediction")
 
 
@@ -41,15 +40,8 @@ def write(out: Path, runs: Sequence[Path], *, title: str, notes: Sequence[str] =
         "summary": tables.summary_of_runs([(name, run["metrics"]) for name, run in named]),
         "runs": [_section(f"run-{index}", name, run) for index, (name, run) in enumerate(named, start=1)],
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template(TEMPLATE).render(page), encoding="utf-8")
+    path.write_text(pages.render(TEMPLATE, **page), encoding="utf-8")
     return path
 
 
