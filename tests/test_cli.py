@@ -6,6 +6,7 @@ import pytest
 
 from jaxneuro import cli, configuration, records
 from jaxneuro.errors import InputError
+from jaxneuro.prepare import recipes
 from tests.conftest import CONFIGS
 
 
@@ -114,6 +115,7 @@ def test_prepare_reports_what_was_left_out(tmp_path, capsys):
         str(tmp_path / "d"),
         "--recipe",
         "quick40",
+        *(word for stage in recipes.STAGES for word in ("--skip", stage)),
         "--workers",
         "1",
     ]

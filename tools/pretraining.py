@@ -22,7 +22,7 @@ from typing import Any
 
 from jaxneuro import configuration, terminal
 from jaxneuro.evaluation import evaluate, probe
-from jaxneuro.prepare import cohort
+from jaxneuro.prepare import cohort, recipes
 from jaxneuro.prepare import run as preparing
 from jaxneuro.study import tables
 from jaxneuro.training import loop, runtime
@@ -163,7 +163,9 @@ def data(out: Path, workers: int, prefix: str, spec: cohort.CohortSpec, **folds:
         if not (out / "cohort").exists():
             with terminal.progress("making subjects") as live:
                 cohort.write_cohort(out / "cohort", spec, workers=workers, progress=live)
-        preparing.prepare(out / "cohort", shards, recipe=RECIPE, subject_prefix=prefix, workers=workers, **folds)
+        preparing.prepare(
+            out / "cohort", shards, recipe=RECIPE, skip=recipes.STAGES, subject_prefix=prefix, workers=workers, **folds
+        )  # the cohort is of brains, already in place
     return shards
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxneuro import __version__, manifest, records, sources, splits
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import MISSING, Problem, Scan
-from jaxneuro.prepare import parallel
+from jaxneuro.prepare import folds, parallel
 from jaxneuro.sources import kinetics
 from jaxneuro.video import decode, files, sampling
 from jaxneuro.video.decode import Video
@@ -48,8 +48,8 @@ def prepare(
     name: str | None = None,
     synthetic: bool | None = None,
     subject_prefix: str = "",
-    validation: float = 0.15,
-    test: float = 0.25,
+    validation: float | None = None,
+    test: float | None = None,
     ood_sites: Sequence[str] = (),
     seed: int = 0,
     workers: int = 1,
@@ -92,13 +92,13 @@ def prepare(
         raise InputError(_nothing(source, problems))
     scans = manifest.rename([replace(s, path=_absolute(s.path)) for s in found.scans], subject_prefix)
 
+    of_diagnoses = folds.maker(
+        found, subject_prefix=subject_prefix, validation=validation, test=test, ood_sites=ood_sites, seed=seed
+    )
+
     def fold(scans: Sequence[Scan]) -> splits.Splits:
         # Strata and shares are of diagnoses; for videos, of labels.
-        scans = [replace(s, diagnosis=s.label) if s.diagnosis == MISSING else s for s in scans]
-        if found.folds:
-            named = {subject_prefix + subject: name for subject, name in found.folds.items()}
-            return splits.given(scans, named, seed=seed)
-        return splits.make(scans, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
+        return of_diagnoses([replace(s, diagnosis=s.label) if s.diagnosis == MISSING else s for s in scans])
 
     fold(scans)
     done: list[_Found] = []
@@ -113,8 +113,8 @@ def prepare(
     if not kept:
         raise InputError(_nothing(source, problems))
     problems += [p for f in kept if (p := _short(f, chosen))]
-    folds = fold([f.scan for f in kept])
-    train = set(folds.subjects["train"])
+    made = fold([f.scan for f in kept])
+    train = set(made.subjects["train"])
     plan = [_rows(f, chosen, store, each_view, clips, seed, f.scan.subject in train) for f in kept]
     rows = [scan for part, _ in plan for scan in part]
 
@@ -130,7 +130,7 @@ def prepare(
         else:
             _decode_into(writer, kept, plan, chosen, workers, progress)
         return writer.finish(
-            splits=folds,
+            splits=made,
             problems=problems,
             name=name or found.name,
             description="clips of video" + (", made by a program" if synthetic else ""),

@@ -11,19 +11,17 @@ import contextlib
 import json
 import os
 import shutil
-import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import joblib
 import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import anatomy, surroundings
+from jaxneuro.prepare import anatomy, parallel, surroundings
 from jaxneuro.prepare.anatomy import SCANNERS, Morphology
 from jaxneuro.prepare.truth import write_truth
 
@@ -269,7 +267,8 @@ def write_cohort(
     partial.mkdir(parents=True)
     try:
         _write_tables(partial, spec, people)
-        with contextlib.closing(_each(partial, spec, people, workers)) as written:
+        jobs = [(partial, spec, person) for person in people]
+        with contextlib.closing(parallel.each(_write_person, jobs, workers)) as written:
             for done, _ in enumerate(written, 1):
                 if progress is not None:
                     progress(done, len(people))
@@ -286,24 +285,6 @@ def write_cohort(
         "sex": dict(sorted(Counter(p.sex for p in people).items())),
         "site": dict(sorted(Counter(p.site for p in people).items())),
     }
-
-
-def _each(root: Path, spec: CohortSpec, people: list[Person], workers: int) -> Generator[None, None, None]:
-    """Write each person's scans, in this process or in several."""
-    if workers == 1:
-        for person in people:
-            _write_person(root, spec, person)
-            yield
-        return
-    pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    results = pool(joblib.delayed(_write_person)(root, spec, person) for person in people)
-    try:
-        for _ in results:  # not `yield from`, which would close them outside the filter below
-            yield
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # joblib warns of the tasks that an interruption cancels
-            results.close()  # stops the workers before the caller removes what they write
 
 
 def _write_person(root: Path, spec: CohortSpec, person: Person) -> None:

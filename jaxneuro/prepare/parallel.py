@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +29,7 @@ def each(
     *,
     cluster: str = "",
     lost: Callable[..., Any] | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield `function(*job)` of every job, in order, as they are done.
 
     Args:
@@ -39,12 +41,34 @@ def each(
 
     Raises:
       InputError: no scheduler answers, or a package that is needed is missing.
+      OSError: the system ended a process.
     """
     if cluster:
         return _on_cluster(function, jobs, workers, cluster, lost)
     if workers == 1:
         return (function(*job) for job in jobs)
-    return joblib.Parallel(n_jobs=workers, return_as="generator")(joblib.delayed(function)(*job) for job in jobs)
+    return _in_processes(function, jobs, workers)
+
+
+def _in_processes(
+    function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int
+) -> Generator[Any, None, None]:
+    # joblib replaces a worker that has grown by 300 MB, as the template makes it grow, and warns. Where warnings are
+    # errors, this one would end the thread that hands out the jobs, and the wait for them would never end.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+    results = joblib.Parallel(n_jobs=workers, return_as="generator")(joblib.delayed(function)(*job) for job in jobs)
+    try:
+        for result in results:  # noqa: UP028 - `yield from` would close them outside of the filter below
+            yield result
+    except BrokenProcessPool as e:
+        raise OSError(
+            f"a process was ended, for want of memory most often; expected {workers} to run on; try fewer --workers; "
+            "what is done is kept"
+        ) from e
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # joblib warns of the jobs that an interruption cancels
+            results.close()  # stops the workers before the caller removes what they write
 
 
 def _on_cluster(
@@ -53,7 +77,7 @@ def _on_cluster(
     workers: int,
     cluster: str,
     lost: Callable[..., Any] | None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Hand out jobs a few at a time: a scheduler with 100,000 tasks, each with its arguments, is slow."""
     with _client(cluster, workers) as client:
         from distributed import KilledWorker

@@ -87,7 +87,7 @@ _STEPS = {
 RECIPES = {
     "paper80": Recipe("paper80", (80, 80, 80), stages=STAGES),
     "paper96": Recipe("paper96", (96, 96, 96), stages=STAGES),
-    "quick40": Recipe("quick40", (40, 40, 40), fov_mm=(168.0, 212.0, 180.0)),
+    "quick40": Recipe("quick40", (40, 40, 40), fov_mm=(168.0, 212.0, 180.0), stages=STAGES, finest_mm=4.0),
 }
 
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxneuro import __version__, manifest, records, sources, splits
+from jaxneuro import __version__, manifest, records, sources
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import Problem, Scan
-from jaxneuro.prepare import masks, parallel, quality, recipes
+from jaxneuro.prepare import folds, masks, parallel, quality, recipes
 from jaxneuro.prepare.recipes import Recipe
 from jaxneuro.prepare.spool import Spool
 from jaxneuro.video import sampling
@@ -35,8 +35,8 @@ def prepare(
     name: str | None = None,
     synthetic: bool | None = None,
     subject_prefix: str = "",
-    validation: float = 0.15,
-    test: float = 0.25,
+    validation: float | None = None,
+    test: float | None = None,
     ood_sites: Sequence[str] = (),
     seed: int = 0,
     workers: int = 1,
@@ -59,7 +59,7 @@ def prepare(
       name: name of the dataset; by default that of the study, the BIDS description or the source.
       synthetic: whether the scans are synthetic; by default what the layout or the BIDS description says.
       subject_prefix: put before every subject, to tell two studies' `sub-001` apart.
-      validation, test, ood_sites, seed: see `splits.make`.
+      validation, test, ood_sites, seed: see `splits.make`; the first three are refused where the study publishes folds.
       workers: processes. The result does not depend on it.
       progress: called with (what, done, total).
       skip, already, stripper: stages that are left out, that the study has done (and the layout does not tell), and how
@@ -111,24 +111,15 @@ def prepare(
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise InputError(f"{source}: found no usable scan; expected at least one{first}")
-    if found.folds and ood_sites:
-        raise InputError(
-            f"--ood-site: found {list(ood_sites)} with the folds that {found.name} publishes; expected none; "
-            "--option folds=own makes folds anew"
-        )
+    # Folds that cannot be made are told now, not after hours; the real ones follow, of the scans that can be used.
+    fold = folds.maker(
+        found, subject_prefix=subject_prefix, validation=validation, test=test, ood_sites=ood_sites, seed=seed
+    )
+    scans = manifest.rename(found.scans, subject_prefix)
+    fold(scans)
     chosen = recipes.recipe(recipe, skip=skip, already=[*already, *found.already], stripper=stripper)
     chosen_card = chosen.describe()
-    own_masks = masks.find(source, scans) if chosen.stripper == "mask" else {}
-    scans = manifest.rename(scans, subject_prefix)
-
-    # Folds that cannot be made are told now, not after hours; the real ones follow, of the scans that can be used.
-    def fold(scans: Sequence[Scan]) -> splits.Splits:
-        if found.folds:
-            named = {subject_prefix + subject: name for subject, name in found.folds.items()}
-            return splits.given(scans, named, seed=seed)
-        return splits.make(scans, validation=validation, test=test, ood_sites=ood_sites, seed=seed)
-
-    fold(scans)
+    own_masks = masks.find(source, found.scans) if chosen.stripper == "mask" else {}
     folder = Path(work) if work is not None else out.with_name(f".{out.name}.work")
     spool = Spool(folder, records.fingerprint(chosen_card))
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +145,7 @@ def prepare(
         if work is None:
             shutil.rmtree(folder, ignore_errors=True)
         raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
-    folds = fold(kept)
+    made = fold(kept)
     if synthetic is None:
         synthetic = bool(found.synthetic)
     with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
@@ -173,7 +164,7 @@ def prepare(
         name = name or found.name
         page.write(writer.folder / QUALITY, title=name, problems=problems)
         card = writer.finish(
-            splits=folds,
+            splits=made,
             problems=problems,
             name=name,
             description="synthetic scans, made by a program" if synthetic else "scans of people",

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import parallel, run
+from jaxneuro.prepare import parallel, recipes, run
 
 distributed = pytest.importorskip("distributed")
+
+#: Boxes are no heads: they are put on the grid and no more.
+QUICK = {"recipe": "quick40", "skip": recipes.STAGES}
 
 
 @pytest.fixture
@@ -60,6 +63,25 @@ def test_a_job_that_ends_every_worker_is_told_and_the_rest_goes_on(cluster):
     assert list(results) == [0, 1, 2, -3, 4, 5, 6, 7]
 
 
+def grow(i, folder):
+    (folder / str(os.getpid())).touch()
+    vars(parallel).setdefault("_grown", []).append(bytearray(os.urandom(1)) * (160 << 20))
+    time.sleep(0.6)
+    return i
+
+
+def test_a_process_that_has_grown_is_replaced_and_nothing_waits(tmp_path):
+    # joblib looks at a process's size once a second, where psutil is installed, as distributed wants it.
+    assert list(parallel.each(grow, [(i, tmp_path) for i in range(12)], 2)) == list(range(12))
+    assert len(list(tmp_path.iterdir())) > 2
+
+
+def test_a_process_that_the_system_ends_is_told():
+    with pytest.raises(OSError, match=r"a process was ended, .*; try fewer --workers; what is done is kept"):
+        list(parallel.each(end_oneself, [(i,) for i in range(8)], 2))
+    assert list(parallel.each(abs, [(-1,), (2,)], 2)) == [1, 2]
+
+
 def test_no_scheduler_is_one_line(monkeypatch):
     monkeypatch.setattr(parallel, "_ANSWER_S", 1)
     with pytest.raises(InputError, match=r"--cluster: found no Dask scheduler at tcp://127\.0\.0\.1:9 "):
@@ -74,7 +96,7 @@ def test_a_dataset_made_on_a_cluster_is_the_same_though_a_worker_is_killed(clust
         nib.save(nib.Nifti1Image(voxels, np.diag([6.0, 6.0, 6.0, 1.0])), tmp_path / f"{i}.nii.gz")
         rows.append(f"s{i:02d},{i}.nii.gz,{50 + i}")
     (tmp_path / "scans.csv").write_text("\n".join(rows) + "\n")
-    run.prepare(tmp_path / "scans.csv", tmp_path / "here", recipe="quick40", name="n")
+    run.prepare(tmp_path / "scans.csv", tmp_path / "here", **QUICK, name="n")
     killed = []
 
     def kill_one(what, done, total):
@@ -84,7 +106,7 @@ def test_a_dataset_made_on_a_cluster_is_the_same_though_a_worker_is_killed(clust
             os.kill(killed[0], signal.SIGKILL)
 
     run.prepare(
-        tmp_path / "scans.csv", tmp_path / "there", recipe="quick40", name="n", cluster=cluster.scheduler_address,
+        tmp_path / "scans.csv", tmp_path / "there", **QUICK, name="n", cluster=cluster.scheduler_address,
         progress=kill_one,
     )  # fmt: skip
     assert killed

@@ -10,7 +10,7 @@ from PIL import Image
 from jaxneuro.manifest import Problem, Scan
 from jaxneuro.prepare import masks, quality, recipes
 
-RECIPE = recipes.recipe("quick40")
+RECIPE = recipes.recipe("quick40", skip=recipes.STAGES)
 
 
 def record(overlap=0.95, flags=()):

@@ -12,7 +12,10 @@ import pytest
 
 from jaxneuro import manifest, records
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import run, scan
+from jaxneuro.prepare import recipes, run, scan
+
+#: Boxes are no heads: they are put on the grid and no more.
+QUICK = {"recipe": "quick40", "skip": recipes.STAGES}
 
 
 def brain(seed):
@@ -44,7 +47,7 @@ def image(root, i):
 
 def test_dataset_holds_every_scan_with_its_row(bids, tmp_path):
     seen = []
-    card = run.prepare(bids, tmp_path / "d", recipe="quick40", ood_sites=["D"], progress=lambda *a: seen.append(a))
+    card = run.prepare(bids, tmp_path / "d", **QUICK, ood_sites=["D"], progress=lambda *a: seen.append(a))
     dataset = records.open_dataset(tmp_path / "d")
     reader = records.Reader(dataset)
     assert len(reader) == 12
@@ -59,7 +62,7 @@ def test_dataset_holds_every_scan_with_its_row(bids, tmp_path):
 
 
 def test_bytes_do_not_depend_on_the_workers(bids, tmp_path):
-    cards = [run.prepare(bids, tmp_path / f"d{n}", recipe="quick40", workers=n) for n in (1, 2)]
+    cards = [run.prepare(bids, tmp_path / f"d{n}", **QUICK, workers=n) for n in (1, 2)]
     assert cards[0]["shards"] == cards[1]["shards"]
     assert cards[0]["manifest_sha256"] == cards[1]["manifest_sha256"]
 
@@ -69,7 +72,7 @@ def test_bad_scans_are_on_record_and_the_rest_goes_on(bids, tmp_path):
     image(bids, 1).write_text("not an image")
     shutil.copy(image(bids, 3), image(bids, 4))
     image(bids, 5).unlink()
-    card = run.prepare(bids, tmp_path / "d", recipe="quick40")
+    card = run.prepare(bids, tmp_path / "d", **QUICK)
     assert card["counts"] == {"scans": 7, "subjects": 7, "failures": 5, "mended": 0}
     problems = {p.where: p for p in manifest.read_problems(tmp_path / "d" / "failures.csv")}
     assert "damaged" in problems[str(image(bids, 0))].found
@@ -80,7 +83,7 @@ def test_bad_scans_are_on_record_and_the_rest_goes_on(bids, tmp_path):
 
 
 def test_prefix_and_name(bids, tmp_path):
-    run.prepare(bids, tmp_path / "d", recipe="quick40", subject_prefix="adni-", name="N", synthetic=False)
+    run.prepare(bids, tmp_path / "d", **QUICK, subject_prefix="adni-", name="N", synthetic=False)
     dataset = records.open_dataset(tmp_path / "d")
     assert dataset.scans[0].subject == "adni-sub-00"
     assert (dataset.card["name"], dataset.card["synthetic"]) == ("N", False)
@@ -89,9 +92,7 @@ def test_prefix_and_name(bids, tmp_path):
 def test_csv_source(bids, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("id,file,DX\n" + "".join(f"p{i},{image(bids, i)},CN\n" for i in range(4)))
-    card = run.prepare(
-        table, tmp_path / "d", recipe="quick40", columns={"subject": "id", "path": "file", "diagnosis": "DX"}
-    )
+    card = run.prepare(table, tmp_path / "d", **QUICK, columns={"subject": "id", "path": "file", "diagnosis": "DX"})
     assert card["counts"]["scans"] == 4
     assert card["synthetic"] is False
 
@@ -121,7 +122,7 @@ def prepared_now(monkeypatch):
 
 
 def test_a_stopped_run_goes_on_where_it_was(bids, tmp_path, monkeypatch):
-    run.prepare(bids, tmp_path / "whole", recipe="quick40")
+    run.prepare(bids, tmp_path / "whole", **QUICK)
     seen = prepared_now(monkeypatch)
 
     def interrupt(what, done, total):
@@ -129,10 +130,10 @@ def test_a_stopped_run_goes_on_where_it_was(bids, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=r"after 5 scans, kept in .*\.d\.work; the same command goes on"):
-        run.prepare(bids, tmp_path / "d", recipe="quick40", progress=interrupt)
+        run.prepare(bids, tmp_path / "d", **QUICK, progress=interrupt)
     assert not (tmp_path / "d").exists()
     assert len(seen) == 5
-    run.prepare(bids, tmp_path / "d", recipe="quick40")
+    run.prepare(bids, tmp_path / "d", **QUICK)
     assert len(seen) == 12
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bids", "d", "whole"]
     for file in (tmp_path / "whole").rglob("*"):
@@ -142,7 +143,7 @@ def test_a_stopped_run_goes_on_where_it_was(bids, tmp_path, monkeypatch):
 
 def test_only_changed_files_are_done_again(bids, tmp_path, monkeypatch):
     image(bids, 3).write_text("not an image")
-    work = {"recipe": "quick40", "work": tmp_path / "work"}
+    work = {**QUICK, "work": tmp_path / "work"}
     run.prepare(bids, tmp_path / "d", **work)
     seen = prepared_now(monkeypatch)
     run.prepare(bids, tmp_path / "e", **work)
@@ -155,12 +156,12 @@ def test_only_changed_files_are_done_again(bids, tmp_path, monkeypatch):
     found = {Path(p.where).name: p.found for p in manifest.read_problems(tmp_path / "f" / "failures.csv")}
     assert set(found) == {image(bids, 3).name, image(bids, 4).name}
     seen.clear()
-    run.prepare(bids, tmp_path / "g", work=tmp_path / "work", recipe="quick40", already=["bias"])
+    run.prepare(bids, tmp_path / "g", work=tmp_path / "work", **QUICK, already=["bias"])
     assert len(seen) == 12  # another recipe
 
 
 def test_an_entry_cut_short_by_a_kill_is_done_again(bids, tmp_path, monkeypatch):
-    work = {"recipe": "quick40", "work": tmp_path / "work"}
+    work = {**QUICK, "work": tmp_path / "work"}
     run.prepare(bids, tmp_path / "d", **work)
     entries = sorted((tmp_path / "work").rglob("*.json"))
     entries[0].write_text(entries[0].read_text()[:-9])
@@ -171,7 +172,7 @@ def test_an_entry_cut_short_by_a_kill_is_done_again(bids, tmp_path, monkeypatch)
 
 
 def test_every_scan_has_a_record(bids, tmp_path):
-    card = run.prepare(bids, tmp_path / "d", recipe="quick40")
+    card = run.prepare(bids, tmp_path / "d", **QUICK)
     data = records.open_dataset(tmp_path / "d")
     lines = [json.loads(line) for line in (tmp_path / "d" / "records.jsonl").read_text().splitlines()]
     assert [(r["subject"], r["session"], r["content_hash"]) for r in lines] == [
@@ -187,10 +188,10 @@ def test_every_scan_has_a_record(bids, tmp_path):
 def test_a_study_that_cites_synthetic_mri_is_no_synthetic_study(bids, tmp_path):
     description = {"Name": "N", "ReferencesAndLinks": ["Video and Synthetic MRI Pre-training"]}
     (bids / "dataset_description.json").write_text(json.dumps(description))
-    assert run.prepare(bids, tmp_path / "d", recipe="quick40")["synthetic"] is False
-    assert run.prepare(bids, tmp_path / "e", recipe="quick40", synthetic=True)["synthetic"] is True
+    assert run.prepare(bids, tmp_path / "d", **QUICK)["synthetic"] is False
+    assert run.prepare(bids, tmp_path / "e", **QUICK, synthetic=True)["synthetic"] is True
     (bids / "dataset_description.json").write_text('{"GeneratedBy": null}')
-    assert run.prepare(bids, tmp_path / "f", recipe="quick40")["synthetic"] is False
+    assert run.prepare(bids, tmp_path / "f", **QUICK)["synthetic"] is False
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_a_study_is_read_with_its_table_and_options(tmp_path):
     card = run.prepare(
         root,
         tmp_path / "d",
-        recipe="quick40",
+        **QUICK,
         study="oasis3",
         table=tmp_path / "cdr.csv",
         columns={"subject": "ID"},
@@ -246,5 +247,10 @@ def test_a_held_out_site_does_not_go_with_published_folds(tmp_path):
     image.parent.mkdir()
     image.write_bytes(b"")
     (image.parent / "participants.tsv").write_text("participant_id\tsiteXacq\tsplit\n1\t3\ttrain\n")
-    with pytest.raises(InputError, match=r"--ood-site: found \['3'\] with the folds that OpenBHB publishes"):
-        run.prepare(image.parent, tmp_path / "d", ood_sites=["3"])
+    for flag, argument in (
+        ("ood-site", {"ood_sites": ["3"]}),
+        ("validation", {"validation": 0.2}),
+        ("test", {"test": 0.0}),
+    ):
+        with pytest.raises(InputError, match=rf"--{flag}: found with the folds that OpenBHB publishes; .*folds=own"):
+            run.prepare(tmp_path / "study", tmp_path / "d", **argument)
