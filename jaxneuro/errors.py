@@ -1,5 +1,9 @@
 """The errors a user can cause. Each message is one line: where, what was found, what was expected, what to try."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class InputError(ValueError):
     """Say that something the user gave (a file, a row, a key, a path) cannot be used."""
@@ -21,6 +25,14 @@ class ScanError(InputError):
         super().__init__(
             (f"{where}: " if where else "") + f"found {found}; expected {expected}" + (f"; {hint}" if hint else "")
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make it again in another process: exceptions are pickled by their one argument otherwise."""
+        return type(self)._of, (self.where, self.found, self.expected, self.hint)
+
+    @classmethod
+    def _of(cls, where: str, found: str, expected: str, hint: str) -> ScanError:
+        return cls(found, expected, hint, where=where)
 
 
 class Preempted(Exception):

@@ -9,12 +9,13 @@ from jaxneuro.prepare import images
 
 
 def correct(
-    scan: sitk.Image, mask: sitk.Image | None = None, *, grid_mm: float = 8.0, levels: int = 3, iterations: int = 40
+    scan: sitk.Image, mask: sitk.Image | None = None, *, grid_mm: float = 8.0, levels: int = 2, iterations: int = 40
 ) -> sitk.Image:
     """Return the scan divided by its bias field.
 
     The field is fitted on a coarser copy, which it is smooth enough for, and evaluated on the scan's own grid. The
-    defaults are for a head, to find and strip its brain; `of_brain` is for what remains.
+    defaults are for a head, to find and strip its brain; `of_brain` is for what remains. A third level over a head took
+    the contrast from some synthetic ones, whose brain was then found a third too large.
 
     Args:
       scan: what to correct; values below 0 become 0.
@@ -48,13 +49,13 @@ def correct(
     return sitk.Cast(scan / field, sitk.sitkFloat32)
 
 
-def of_brain(scan: sitk.Image, mask: sitk.Image) -> sitk.Image:
+def of_brain(scan: sitk.Image, mask: sitk.Image, grid_mm: float = 6.0) -> sitk.Image:
     """Return the scan with the bias over its brain corrected: on a finer grid, to a finer mesh.
 
     On a real head with a strong bias a grid of 6 mm left white matter nearly as even as one of 4 mm, in a third of the
     time.
     """
-    return correct(scan, mask, grid_mm=6.0, levels=4)
+    return correct(scan, mask, grid_mm=grid_mm, levels=4 if grid_mm <= 8 else 3)
 
 
 def _largest(image: sitk.Image) -> float:

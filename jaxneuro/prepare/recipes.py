@@ -29,6 +29,7 @@ class Recipe:
       already: those that the scans have been through before.
       stripper: how the skull is stripped: "template", a name in `stripping.TOOLS`, or "mask" for the study's own
         masks.
+      bias_mm: voxel of the grid that N4 fits the brain's bias on.
       finest_mm: voxel of the registration's last grid.
       scale_percentile: this percentile of the foreground becomes 1.
       version: raised when the code changes what the same fields give.
@@ -41,6 +42,7 @@ class Recipe:
     stages: tuple[str, ...] = ()
     already: tuple[str, ...] = ()
     stripper: str = "template"
+    bias_mm: float = 6.0
     finest_mm: float = 2.0
     scale_percentile: float = 99.0
     version: int = 2
@@ -87,7 +89,7 @@ _STEPS = {
 RECIPES = {
     "paper80": Recipe("paper80", (80, 80, 80), stages=STAGES),
     "paper96": Recipe("paper96", (96, 96, 96), stages=STAGES),
-    "quick40": Recipe("quick40", (40, 40, 40), fov_mm=(168.0, 212.0, 180.0), stages=STAGES, finest_mm=4.0),
+    "quick40": Recipe("quick40", (40, 40, 40), (168.0, 212.0, 180.0), stages=STAGES, bias_mm=12.0, finest_mm=4.0),
 }
 
 

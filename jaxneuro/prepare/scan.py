@@ -60,13 +60,16 @@ def prepare(path: str, recipe: Recipe, mask_path: str = "") -> Prepared:
 
     corrects = "bias" in recipe.stages
     if corrects:
-        scan = bias.correct(scan) if mask is None else bias.of_brain(scan, images.to_sitk(mask, affine))
+        if mask is None:
+            scan = bias.correct(scan)
+        else:
+            scan = bias.of_brain(scan, images.to_sitk(mask, affine), recipe.bias_mm)
         stages["bias"] = {"method": "N4"}
     if strips:
         mask, pose = _strip(scan, recipe, mask_path, affine)
         stages["strip"] = {"method": recipe.stripper}
         if corrects:  # again, now that there is only one kind of tissue to make even
-            scan = bias.of_brain(images.to_sitk(voxels, affine), images.to_sitk(mask, affine))
+            scan = bias.of_brain(images.to_sitk(voxels, affine), images.to_sitk(mask, affine), recipe.bias_mm)
     if "register" in recipe.stages:
         if mask is None:
             pose = registration.of_head(scan, recipe.finest_mm)
@@ -98,8 +101,9 @@ def _strip(
     """Return the brain, and where the template lies in it, if that was needed."""
     if recipe.stripper == "mask":
         return _own_mask(mask_path, scan, affine), None
-    # Networks need no pose; the brain that they leave is found by itself.
-    pose = registration.of_head(scan, recipe.finest_mm) if recipe.stripper == "template" else None
+    # Networks need no pose; the brain that they leave is found by itself. For the template's mask a grid of 4 mm will
+    # do (one of 8 mm does not): its surface is moved, and the brain registered again.
+    pose = registration.of_head(scan, 4.0) if recipe.stripper == "template" else None
     mask = stripping.by_template(scan, pose) if pose else stripping.TOOLS[recipe.stripper](scan)
     if not mask.any():
         raise ScanError(f"no brain by '{recipe.stripper}'", "a T1-weighted head", "try another --strip")

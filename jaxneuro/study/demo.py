@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxneuro import configuration, terminal
 from jaxneuro.evaluation import evaluate
-from jaxneuro.prepare import cohort
+from jaxneuro.prepare import cohort, recipes
 from jaxneuro.prepare import run as preparing
 from jaxneuro.study import report, tables
 from jaxneuro.training import loop
@@ -52,8 +52,8 @@ def run(out: Path, *, seed: int = 0, workers: int = 1, subjects: int = 320, over
     if not shards.exists():
         with _step("2/4 scans to shards"), terminal.progress("preparing scans") as live:
             card = preparing.prepare(
-                scans, shards, recipe="quick40", ood_sites=(UNSEEN_SITE,), seed=seed, workers=workers,
-                progress=lambda what, done, total: live(done, total, what),
+                scans, shards, recipe="quick40", skip=recipes.STAGES, ood_sites=(UNSEEN_SITE,), seed=seed,
+                workers=workers, progress=lambda what, done, total: live(done, total, what),
             )  # fmt: skip
             terminal.say(f"{card['counts']['scans']} scans of {card['counts']['subjects']} subjects")
     for name, config in CONFIGS.items():

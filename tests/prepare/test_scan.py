@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import nibabel as nib
 import numpy as np
@@ -165,3 +166,9 @@ def test_a_tool_strips_without_a_search_in_the_head_and_its_brain_is_registered(
     record = scan.prepare(saved(tmp_path / "a.nii.gz", voxels, affine), recipe).record
     assert record["stages"]["strip"] == {"method": "deepbet"}
     assert target_error(np.array(record["stages"]["register"]["matrix"]), matrix)[0] < 0.6
+
+
+def test_what_is_wrong_with_a_scan_comes_back_whole_from_another_process():
+    error = ScanError("two", "one", "try", where="a.nii")
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.where, back.hint) == (ScanError, str(error), "a.nii", "try")
