@@ -11,16 +11,18 @@ other files, or the network), pictures have a largest size, and there is a limit
 from __future__ import annotations
 
 import re
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 
 from jaxneuro.errors import ScanError
@@ -35,9 +37,15 @@ MAX_LENGTH = 16
 MAX_FRAMES, MAX_SECONDS = 1_000_000, 600.0
 
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,ogg,h264,hevc,m4v,mpegvideo"
+#: Samples a byte that an MP4 may declare without the size of each; old QuickTime has some 10 in low sound.
+_SAMPLES_A_BYTE = 16
+#: Boxes of an MP4 on the way to those that declare samples.
+_HOLD = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 #: The last two make the result the same on every processor.
 _HOW = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 _FRAGMENT = re.compile(r"(.+)#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)$", re.DOTALL)
+#: Pictures that are made from others.
+_REFERRING = (PictureType.P, PictureType.B, PictureType.S)
 #: Times are often kept in milliseconds.
 _TICK = Fraction(1, 1000)
 
@@ -86,8 +94,7 @@ def probe(path: str) -> Video:
     with _opened(file) as (container, stream):
         zero = (stream.start_time or 0) * stream.time_base
         declared = stream.frames if end is None else 0
-        # Well before: containers seek by the order of decoding, and the first frame of the part must not be missed.
-        for when, frame in _frames(container, stream, zero + begin - 2 if begin > 2 else None):
+        for when, frame in _frames(container, stream, _before(stream, begin)):
             if end is not None and when - zero + _TICK < begin:
                 continue
             if end is not None and when - zero + _TICK >= end:
@@ -117,7 +124,7 @@ def read(path: str, video: Video, recipe: Recipe, views: list[View]) -> np.ndarr
     together.
 
     Args:
-      path: the file; a fragment is not looked at, for `video` says where it starts.
+      path: the file, or the part of it.
       video: what `probe` returned of it.
       recipe: the recipe.
       views: which clips.
@@ -125,14 +132,24 @@ def read(path: str, video: Video, recipe: Recipe, views: list[View]) -> np.ndarr
     Raises:
       ScanError: the file is no longer one that decodes.
     """
+    try:
+        return _clips(path, video, recipe, views, seek=True)
+    except ScanError:
+        # A damaged index names keyframes that are none. What `probe` has decoded decodes in the same way again.
+        return _clips(path, video, recipe, views, seek=False)
+
+
+def _clips(path: str, video: Video, recipe: Recipe, views: list[View], seek: bool) -> np.ndarray:
     clips = np.empty((len(views), *recipe.shape), np.uint8)
-    file = split_fragment(path)[0]
+    file, begin, _ = split_fragment(path)
     form = "gray" if recipe.grey else "rgb24"
-    with _opened(file) as (container, stream):
-        for start, side in dict.fromkeys((v.start, v.side) for v in views):
-            which = [i for i, v in enumerate(views) if (v.start, v.side) == (start, side)]
-            slots = sampling.slots(recipe, start, video.frames)
-            for slot, frame in _at(container, stream, video, sorted({int(s) for s in slots})):
+    for start, side in dict.fromkeys((v.start, v.side) for v in views):
+        which = [i for i, v in enumerate(views) if (v.start, v.side) == (start, side)]
+        slots = sampling.slots(recipe, start, video.frames)
+        # Opened for each start: a seek to what an index calls the first keyframe need not lead back to the first frame.
+        with _opened(file) as (container, stream):
+            tries = None if seek else [_before(stream, begin)]
+            for slot, frame in _at(container, stream, video, sorted({int(s) for s in slots}), tries):
                 picture = _picture(frame, video, side, form)
                 for i in which:
                     clips[i, slots == slot] = _cut(picture, views[i].box, recipe.crop, form)
@@ -146,8 +163,13 @@ def _opened(file: str) -> Iterator[tuple[Any, Any]]:
         path = Path(file)
         if not path.is_file():
             raise ScanError("no such file", "a video", "check the download")
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise ScanError("an empty file", "a video", "download it again")
+        with open(path, "rb") as f:
+            samples, most = _unsized(f, size), max(MAX_FRAMES, _SAMPLES_A_BYTE * size)
+        if samples > most:
+            raise ScanError(f"{samples:,} samples declared", f"at most {most:,} in {size:,} bytes", "download it again")
         options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
         with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
@@ -156,6 +178,8 @@ def _opened(file: str) -> Iterator[tuple[Any, Any]]:
                 raise ScanError(f"no video in it{has}", "a stream of video")
             stream = streams[0]
             context = stream.codec_context
+            if context is None:
+                raise ScanError("no video that decodes (an unknown codec)", "a stream of video", "encode it anew")
             if context.width * context.height > MAX_PIXELS:
                 raise ScanError(
                     f"pictures of {context.width} x {context.height}",
@@ -170,6 +194,36 @@ def _opened(file: str) -> Iterator[tuple[Any, Any]]:
         if isinstance(e, ScanError):
             raise
         raise ScanError(f"no video that decodes ({_line(e)})", "a whole file", "download it again") from e
+
+
+def _unsized(f: BinaryIO, end: int, depth: int = 0) -> int:
+    """Return how many samples the boxes of an MP4, up to `end`, declare without the size of each.
+
+    FFmpeg makes room for whatever number there is, which is gigabytes when it is damaged.
+
+    Raises:
+      ScanError: a box declares more samples than it describes.
+    """
+    total = 0
+    while (at := f.tell()) + 16 <= end and depth < 10:  # as deep as FFmpeg goes
+        size, kind, long = struct.unpack(">I4sQ", f.read(16).ljust(16, b"\0"))
+        body, stop = (at + 16, at + long) if size == 1 else (at + 8, at + size if size else end)
+        stop = min(stop, end)
+        if stop < body:
+            break
+        f.seek(body)
+        if kind in _HOLD:
+            total += _unsized(f, stop, depth + 1)
+        elif kind in (b"stsz", b"trun"):
+            flags, first, second = struct.unpack(">3I", f.read(12).ljust(12, b"\0"))
+            # One size for all or a table of them; up to four numbers for each, as the flags say.
+            count, each = (second, 0 if first else 4) if kind == b"stsz" else (first, 4 * (flags & 0xF00).bit_count())
+            if count * each > stop - body:
+                found = f"an index of {count:,} samples in {stop - body:,} bytes"
+                raise ScanError(found, f"{each} bytes for each", "download it again")
+            total += 0 if each else count
+        f.seek(stop)
+    return total
 
 
 def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tuple[Fraction, Any]]:
@@ -194,18 +248,29 @@ def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tup
                 raise ScanError(f"a damaged frame at {float(when):.2f} s", "frames that decode", "download it again")
             # Pictures before the keyframe in display, but after it in the file, lack what they refer to.
             if (since is None or (key is not None and when >= key)) and (last is None or when > last):
+                # Where an index is wrong the first one does, too, and not every decoder tells.
+                if since is not None and last is None and frame.pict_type in _REFERRING and not frame.key_frame:
+                    raise ScanError(f"no keyframe at {float(when):.2f} s", "one, as its index says", "remux it")
                 last = when
                 yield when, frame
 
 
-def _at(container: Any, stream: Any, video: Video, slots: list[int]) -> Iterator[tuple[int, Any]]:
-    """Yield the frames on display at rising slots of a video's grid."""
+def _before(stream: Any, begin: Fraction) -> Fraction | None:
+    """Return where to start for the part that begins so many seconds into a file, None for the file's start.
+
+    That is well before it: containers seek by the order of decoding, and its first frame must not be missed.
+    """
+    return (stream.start_time or 0) * stream.time_base + begin - 2 if begin > 2 else None
+
+
+def _at(
+    container: Any, stream: Any, video: Video, slots: list[int], tries: Sequence[Fraction | None] | None
+) -> Iterator[tuple[int, Any]]:
+    """Yield the frames on display at rising slots of a video's grid, from the first of `tries` that is early enough."""
     moments = [video.start + (slot + Fraction(1, 2)) / video.rate for slot in slots]
     reached, shown = 0, None
     # Containers seek by the order of decoding: a keyframe can be later in display than what was asked for.
-    for since in (moments[0], max(moments[0] - 2, Fraction(0)), None):
-        if since is None:
-            container.seek(0, backward=True)
+    for since in tries or (moments[0], max(moments[0] - 2, Fraction(0))):
         for when, frame in _frames(container, stream, since):
             if shown is None and when > moments[0]:
                 break
@@ -242,7 +307,8 @@ def _picture(frame: Any, video: Video, side: int, form: str) -> np.ndarray:
     turns = _turns(frame)
     if turns % 2:
         tall, wide = wide, tall
-    picture = frame.reformat(width=wide, height=tall, format=form, interpolation=_HOW).to_ndarray()
+    # One thread, for by default each picture starts as many as there are cores, which takes longer than to resize it.
+    picture = frame.reformat(width=wide, height=tall, format=form, interpolation=_HOW, threads=1).to_ndarray()
     return np.rot90(picture.reshape(tall, wide, -1), turns)
 
 
@@ -254,7 +320,7 @@ def _cut(picture: np.ndarray, box: tuple[int, int, int, int], crop: int, form: s
         return part
     flat = np.ascontiguousarray(part if form == "rgb24" else part[..., 0])
     frame = av.VideoFrame.from_ndarray(flat, format=form)
-    return frame.reformat(width=crop, height=crop, interpolation=_HOW).to_ndarray().reshape(crop, crop, -1)
+    return frame.reformat(width=crop, height=crop, interpolation=_HOW, threads=1).to_ndarray().reshape(crop, crop, -1)
 
 
 def _line(error: BaseException) -> str:

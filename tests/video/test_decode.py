@@ -13,7 +13,7 @@ import pytest
 from jaxneuro.errors import ScanError
 from jaxneuro.video import decode, sampling
 from jaxneuro.video.sampling import Recipe, View
-from tests.video import media
+from tests.video import hostile, media
 
 SMALL = Recipe("small", frames=6, stride=2, short_side=40, crop=32)
 
@@ -112,6 +112,20 @@ def test_a_part_far_into_a_file(tmp_path):
 def test_fragments():
     assert decode.split_fragment("a b.mp4#t=10,20.5") == ("a b.mp4", 10, Fraction(41, 2))
     assert decode.split_fragment("a#1.mp4") == ("a#1.mp4", 0, None)
+
+
+@pytest.mark.parametrize("codec", sorted({media.CODEC, "mpeg4"}))
+def test_keyframes_that_are_none_do_not_matter(tmp_path, codec):
+    """Seeking goes to where the index says; what comes from there lacks what it refers to, and mpeg4 does not tell."""
+    film, path = tmp_path / "film.mp4", tmp_path / "a.mp4"
+    media.write(film, codec=codec, picture=lambda i: np.roll(noise(0), i, axis=1))
+    path.write_bytes(hostile.MP4["keyframes that are none"](film.read_bytes(), None))
+    assert path.read_bytes() != film.read_bytes()
+    video = decode.probe(str(path))
+    assert video == decode.probe(str(film))
+    for start in (0, 2, 7, 13, 29):
+        np.testing.assert_array_equal(clip(path, start, video=video), clip(film, start))
+    np.testing.assert_array_equal(clip(f"{path}#t=0.4,1.2", 3), clip(film, 13))
 
 
 def test_at_a_variable_rate_time_counts_not_frames(tmp_path):
@@ -261,6 +275,22 @@ def test_whatever_the_damage_it_is_told_as_such(tmp_path):
             told.append(e.found)
     assert any("damaged frame" in t for t in told)
     assert any("no video that decodes" in t for t in told)
+
+
+def test_indices_that_no_file_can_fill(tmp_path, film):
+    good, rng = film.read_bytes(), np.random.default_rng(0)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(hostile.MP4["samples without sizes"](good, rng))
+    refused(path, "40,000,000 samples declared; expected at most 1,000,000 in")
+    path.write_bytes(hostile.MP4["huge number of samples"](good, rng))
+    refused(path, r"an index of [\d,]{11,} samples in \d+ bytes; expected 4 bytes for each")
+
+
+def test_an_unknown_codec(tmp_path, film):
+    path = tmp_path / "a.mp4"
+    box = b"avc1" if media.CODEC == "libx264" else b"mp4v"
+    path.write_bytes(film.read_bytes().replace(box, b"xxxx"))
+    refused(path, r"an unknown codec|no video that decodes")
 
 
 def test_pictures_too_large_or_too_long(tmp_path, film, monkeypatch):
