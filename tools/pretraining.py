@@ -1,13 +1,14 @@
 """Does pre-training help? The paper's question on synthetic scans: pre-train, fine-tune, test, one table.
 
-python tools/pretraining.py --out runs/pretraining            (hours on two cores; stopped, it goes on)
+python tools/pretraining.py --out runs/pretraining            (about four hours on two cores; stopped, it goes on)
 python tools/pretraining.py --out runs/pretraining --only vit
+python tools/pretraining.py --out /tmp/try --small            (fewer people, one seed, one epoch: to try the tool)
 
 A pre-training cohort of healthy people, and another cohort with Alzheimer's and Parkinson's disease, of other people.
 Two small networks, each from scratch and after each objective that it can be pre-trained with; three tasks, 10 % and
 100 % of the training subjects, three seeds; the same recipe for every row of a network. Prints and writes `table.md`,
 `learnt.md` (what each pre-training learnt: its loss beside that of knowing nothing, linear probes of its features
-beside those of an untrained network) and `results.json`.
+beside those of an untrained network) and `results.json`, with the network's name when it is one (`--only`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jaxneuro import configuration, terminal
+from jaxneuro.errors import InputError, Preempted
 from jaxneuro.evaluation import evaluate, probe
 from jaxneuro.prepare import cohort, recipes
 from jaxneuro.prepare import run as preparing
 from jaxneuro.study import tables
-from jaxneuro.training import loop, runtime
+from jaxneuro.training import journal, loop, runtime
 
 VOXEL_MM = 3.0
 RECIPE = "quick40"
@@ -118,8 +121,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=list(NETWORKS), help="one network")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, help="of everything, to try the tool itself")
+    parser.add_argument("--small", action="store_true", help="few people, one seed, one epoch, to try the tool itself")
     args = parser.parse_args()
+    if args.small:
+        args.subjects, args.patients, args.seeds = 100, 560, 1  # a tenth must fill a batch of 8
+    try:
+        run(args)
+    except (InputError, Preempted, KeyboardInterrupt) as e:
+        raise SystemExit(f"stopped: {e}; the same command goes on") from e
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run what is not yet done and write the table."""
     began = time.perf_counter()
     runtime.start()
     healthy = data(args.out / "healthy", args.workers, "h", cohort.CohortSpec(
@@ -129,7 +142,7 @@ def main() -> None:
     patients = data(args.out / "patients", args.workers, "p", cohort.CohortSpec(
         subjects=args.patients, seed=0, max_sessions=1, voxel_size=VOXEL_MM,
     ), test=0.45, validation=0.15, ood_sites=(UNSEEN_SITE,))  # fmt: skip
-    less = () if args.epochs is None else (f"training.epochs={args.epochs}", "optimizer.warmup_epochs=0.1")
+    less = ("training.epochs=1", "training.evaluate_every=1", "optimizer.warmup_epochs=0.1") if args.small else ()
     results: list[dict[str, Any]] = []
     pretrained: list[tuple[str, ...]] = []
     for network in [args.only] if args.only else NETWORKS:
@@ -148,17 +161,28 @@ def main() -> None:
             folds = tested(TASKS[task], workdir, settings)
             row = {"network": network, "start": name, "task": task, "fraction": fraction, "seed": seed, **folds}
             results.append(row)
-    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    of = f"-{args.only}" if args.only else ""  # those of both networks are not written over by those of one
+    (args.out / f"results{of}.json").write_text(json.dumps(results, indent=1) + "\n")
     head = ("network", "pre-training", "validation", *(f"probe of {t}: test; untrained" for t in TASKS))
-    for file, text in (("learnt.md", markdown(head, pretrained)), ("table.md", table(results))):
+    for file, text in ((f"learnt{of}.md", markdown(head, pretrained)), (f"table{of}.md", table(results))):
         (args.out / file).write_text(text)
         print(text)
-    terminal.say(f"{args.out}: table.md, learnt.md, results.json; {(time.perf_counter() - began) / 60:.0f} min")
+    minutes = (time.perf_counter() - began) / 60
+    terminal.say(f"{args.out}: table{of}.md, learnt{of}.md, results{of}.json; {minutes:.0f} min")
 
 
 def data(out: Path, workers: int, prefix: str, spec: cohort.CohortSpec, **folds: Any) -> Path:
-    """Make a cohort and its shards, once; returns the shards."""
+    """Make a cohort and its shards, once; returns the shards.
+
+    Raises:
+      InputError: there is a cohort of other people.
+    """
     shards = out / "shards"
+    truth = out / "cohort" / "derivatives" / "truth" / "truth.json"
+    asked = json.loads(json.dumps(asdict(spec)))
+    if truth.exists() and (there := json.loads(truth.read_text())["spec"]) != asked:
+        key = next(k for k in asked if there.get(k) != asked[k])
+        raise InputError(f"{out}: found a cohort of {key} {there.get(key)}; expected {asked[key]}; take another --out")
     if not shards.exists():
         if not (out / "cohort").exists():
             with terminal.progress("making subjects") as live:
@@ -179,11 +203,18 @@ def rows(starts: dict[str, str], seeds: int) -> Iterator[tuple[str, str, str, in
 
 
 def train(config: str, workdir: Path, settings: tuple[str, ...]) -> None:
-    """Train, or go on; a finished run costs nothing."""
-    if not (workdir / "done").exists():
-        terminal.say(f"\n== {workdir}")
-        loop.train(configuration.read(f"configs/{config}.py", [f"--config.{s}" for s in settings]), workdir)
-        (workdir / "done").touch()
+    """Train, or go on; a finished run of the same settings costs nothing.
+
+    Raises:
+      InputError: there is a run of other settings.
+    """
+    wanted = configuration.read(f"configs/{config}.py", [f"--config.{s}" for s in settings])
+    if (workdir / "done").exists():
+        journal.check_config(workdir, wanted.to_dict())
+        return
+    terminal.say(f"\n== {workdir}")
+    loop.train(wanted, workdir)
+    (workdir / "done").touch()
 
 
 def tested(config: str, workdir: Path, settings: tuple[str, ...]) -> dict[str, float]:
@@ -202,9 +233,8 @@ def learnt(workdir: Path) -> str:
     if aucs:
         return f"ROC-AUC {max(aucs):.3f}; 0.5"
     losses = [x["validation/loss"] for x in lines if "validation/loss" in x]
-    # Validation of a masked objective has its own; that of a contrastive one hangs on the batch alone.
-    known = [x[k] for k in ("validation/baseline", "train/baseline") for x in lines if k in x]
-    return f"loss {min(losses):.4f}; {known[0]:.4f}"
+    known = next(x["validation/baseline"] for x in lines if "validation/baseline" in x)
+    return f"loss {min(losses):.4f}; {known:.4f}"
 
 
 def probed(workdir: Path, config: str, shards: Path) -> str:

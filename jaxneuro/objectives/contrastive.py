@@ -36,7 +36,7 @@ def build(
     The views are two passes of the network, each with its own batch statistics and dropout; the running statistics of
     the first go into the second. Metrics: loss; baseline, the loss of an embedding that tells nothing; alignment, the
     mean cosine of two views of a scan; top1, the share of views whose nearest other view in the batch is of the same
-    scan. `evaluate` gives loss and top1 of each scan [b, 2]; both depend on the scans that it is batched with.
+    scan. `evaluate` gives loss, baseline and top1 of each scan [b, 3]; all depend on the scans that it is batched with.
 
     Args:
       temperature: divides cosines.
@@ -95,14 +95,14 @@ def build(
 
     def evaluate(apply: Callable[..., Any], variables: Any, batch: Batch, key: jax.Array) -> jax.Array:
         first, second = (apply(variables, batch[name], train=False)[0] for name in ("volume", "second"))
-        values = [losses(first, second, batch), found(first, second, batch.get("valid"))]
+        valid = batch.get("valid", jnp.ones(len(first), bool))
+        nothing = jnp.full(len(first), baseline(valid.sum()))
+        values = [losses(first, second, batch), nothing, found(first, second, valid)]
         return jnp.stack(values, axis=1).astype(jnp.float32)
 
     def score(values: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, float]:
-        if not len(values):
-            return {"loss": float("nan"), "top1": float("nan")}
-        means = values.mean(axis=0, dtype=np.float64)
-        return {"loss": float(means[0]), "top1": float(means[1])}
+        means = values.mean(axis=0, dtype=np.float64) if len(values) else np.full(3, np.nan)
+        return dict(zip(("loss", "baseline", "top1"), means.tolist(), strict=True))
 
     return Objective(loss, evaluate, score, metric="loss", mode="min", views=2, labels=tuple(proxies), whole_batch=True)
 

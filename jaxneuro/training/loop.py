@@ -46,7 +46,7 @@ def train(
       stop: what a signal sets, where the caller already listens (`stopping.on_signal`).
 
     Returns:
-      Validation metrics of the best checkpoint, with its `step`.
+      The metric that chooses the best checkpoint, and its `step`.
 
     Raises:
       InputError: the config, its data, or the folder cannot be used; or a loss is not a number.
@@ -164,8 +164,11 @@ def train(
                 log.write(step, epoch, values)
                 speed = f"{values['train/volumes_per_second']:.1f} volumes/s"
                 report(step, note=f"loss {values['train/loss']:.3f}  {speed}")
-            if ends and (round(epoch) % config.training.evaluate_every == 0 or step == total):
-                validate(round(epoch), f"  loss {values['train/loss']:.3f}  {speed}")
+            if ends:
+                if round(epoch) % config.training.evaluate_every == 0 or step == total:
+                    validate(round(epoch), f"  loss {values['train/loss']:.3f}  {speed}")
+                else:
+                    save()
                 pace.restart()
         # While a signal only sets a flag: the last state is not to be lost to it.
         checkpoints.close()
@@ -177,12 +180,17 @@ def train(
 
 
 def check_parts(config: Any, parts: experiment.Experiment, mesh: Any) -> None:
-    """Refuse to take a batch in parts where it cannot be.
+    """Refuse a batch that the objective cannot learn from, and to take one in parts where it cannot be.
 
     Raises:
       InputError: says which batch sizes work, or why it cannot be taken in parts at all.
     """
     count, size = config.training.accumulate, config.data.batch_size
+    if parts.objective.whole_batch and size < 2:
+        raise InputError(
+            f"data.batch_size: found {size} with objective '{config.objective.name}', which compares the scans of a "
+            "batch with each other; expected 2 or more, the more the better"
+        )
     if count > 1 and parts.objective.whole_batch:
         raise InputError(
             f"training.accumulate: found {count} with objective '{config.objective.name}', which compares the scans of "

@@ -180,6 +180,11 @@ def _masked(config: Any, settings: dict[str, Any], material: Material) -> Pair:
             f"model.name: found '{name}' with masked modelling ({kind}), which needs a network of patches"
             f"{'' if kind == 'simmim' else ' that can leave some out'}; expected one of {', '.join(fit)}"
         )
+    if settings["background"] == "skip" and config.data.normalise not in ("brain", "none"):
+        raise InputError(
+            f"objective.background: found 'skip' with data.normalise '{config.data.normalise}', which leaves no "
+            "background of 0; expected --config.data.normalise=brain"
+        )
     model, described = network(config, material, {}, full if name in models.MODELS else name)
     encoder = model.encoder
     objective = masked.build(**settings, grid=encoder.patches(), patch=encoder.patch())

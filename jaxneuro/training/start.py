@@ -94,6 +94,7 @@ def load(
     else:
         raise InputError(f"init.path: found nothing to start from in {path}; expected a run, or what convert wrote")
     _check_input(path, seen_as, input_, whole=settings["head"] == "keep")
+    source = None
     try:
         source = folder.build(described)
         _check_computation(model, source, whole=settings["head"] == "keep")
@@ -108,6 +109,12 @@ def load(
             seed=seed,
         )
     except InputError as e:
+        ours, theirs = (type(getattr(m, "encoder", m)).__name__ for m in (model, source))
+        if source is not None and ours != theirs:
+            raise InputError(
+                f"init.path: {path}: found weights of '{described['name']}' ({theirs}); expected some of the config's "
+                f"network ({ours}); take another --config.model.name, or leave init.path empty"
+            ) from e
         raise InputError(f"init.path: {path}: {_in_a_config(str(e))}") from e
     return Start(variables, rows, origin, seen)
 

@@ -222,16 +222,18 @@ def test_evaluation_gives_loss_and_rank_of_each_scan():
     params = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
     data["valid"] = np.arange(6) < 5
     values = np.asarray(objective.evaluate(network, {"params": params}, data, jax.random.key(0)))
-    assert values.shape == (6, 2)
+    assert values.shape == (6, 3)
     assert values.dtype == np.float32
     assert [train for _, train, _, _ in network.calls] == [False, False]
     z = [data[name][:5].reshape(5, 8).astype(np.float64) @ params for name in ("volume", "second")]
     assert values[:5, 0].mean() == pytest.approx(reference(*z, gauss(AGES, 5), 0.5, "formula"), rel=1e-5)
-    np.testing.assert_array_equal(values[:5, 1], nearest(*z))
-    assert 0 < values[:5, 1].mean() < 1
-    assert objective.score(np.array([[2.0, 1], [4, 0.5]], np.float32), {}) == {"loss": 3.0, "top1": 0.75}
-    assert np.isnan(objective.score(np.array([[2.0, 1], [np.nan, 0]], np.float32), {})["loss"])
-    assert np.isnan(objective.score(np.zeros((0, 2), np.float32), {})["loss"])
+    np.testing.assert_allclose(values[:5, 1], 2 * np.log(9), rtol=1e-6)  # each of 5 scans' two views among 9 others
+    np.testing.assert_array_equal(values[:5, 2], nearest(*z))
+    assert 0 < values[:5, 2].mean() < 1
+    scores = objective.score(np.array([[2.0, 4, 1], [4, 5, 0.5]], np.float32), {})
+    assert scores == {"loss": 3.0, "baseline": 4.5, "top1": 0.75}
+    assert np.isnan(objective.score(np.array([[2.0, 4, 1], [np.nan, 4, 0]], np.float32), {})["loss"])
+    assert np.isnan(objective.score(np.zeros((0, 3), np.float32), {})["loss"])
     assert (objective.metric, objective.mode, objective.views, objective.labels) == ("loss", "min", 2, ("age",))
     assert objective.whole_batch
     assert contrastive.build(proxies={"sex": 1.0, "age": 2.0}).labels == ("sex", "age")

@@ -28,6 +28,13 @@ def final(workdir):
     return step, jax.tree.map(np.asarray, state)
 
 
+def test_a_batch_of_one_has_nothing_to_compare(smoke, tmp_path):
+    config = smoke("objective.name=contrastive", "data.batch_size=1", "model.name=vit_b16_testing")
+    with pytest.raises(InputError, match=r"data\.batch_size: found 1 with objective 'contrastive'.*expected 2 or more"):
+        loop.train(config, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_binary_run_learns_and_writes_what_it_says(smoke, tmp_path, log_lines):
     settings = ("model.name=tiny_densenet_testing", "optimizer.learning_rate=0.01", "data.batch_size=8")
     best = loop.train(smoke("training.epochs=6", *settings), tmp_path / "r")
@@ -283,6 +290,9 @@ def test_early_stopping_waits_for_a_validation_and_saves_before_it_stops(smoke, 
     validated = [x["step"] for x in log_lines(tmp_path / "r") if "validation/roc_auc" in x]
     assert validated == [2 * steps, 4 * steps, 6 * steps, 8 * steps]
     assert final(tmp_path / "r")[0] == 8 * steps
+    # The state is saved after every epoch, validated or not.
+    saved = {int(p.name) for p in (tmp_path / "r" / "checkpoints").iterdir() if p.name.isdigit()}
+    assert saved == {7 * steps, 8 * steps}
     # The same command finds nothing left to do.
     loop.train(config, tmp_path / "r")
     assert next(scores) == 0.9

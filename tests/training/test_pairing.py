@@ -126,6 +126,11 @@ def test_labels_of_proxies_are_numbers_and_missing_ones_nan(build, tmp_path, smo
         ("smoke", ("objective.name=masked", "objective.ratio=abc"), "objective.ratio: found 'abc'"),
         ("smoke", ("objective.name=masked", "objective.mask_size=8.0"), "objective.mask_size: found 8.0"),
         (
+            "pretrain_masked",
+            ("objective.background=skip", "data.normalise=volume"),
+            "objective.background: found 'skip' with data.normalise 'volume'.*--config.data.normalise=brain",
+        ),
+        (
             "smoke",
             ("objective.name=masked", "objective.normalise_patches=no"),
             "objective.normalise_patches: found 'no'",

@@ -147,6 +147,12 @@ def test_what_does_not_fit_names_the_folder_and_the_key_to_set(tmp_path, init, s
     assert "\n" not in str(caught.value)
 
 
+def test_weights_of_another_family_are_named(tmp_path):
+    converted(tmp_path / "w", name="nit_testing", input_size=(32, 32, 32))
+    with pytest.raises(InputError, match=r"weights of 'nit_testing' \(NiT\); .* \(ViT\); .*--config\.model\.name"):
+        load(tmp_path / "w")
+
+
 def test_three_channels_become_one_when_asked(tmp_path):
     leaves = converted(tmp_path / "w", in_channels=3)
     with pytest.raises(InputError, match=r"to make one channel of 3: --config\.init\.channels=sum$"):
