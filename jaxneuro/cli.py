@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as e:
         # A failed write does not always know its file; the folder of the command is the next best.
         where = e.filename or getattr(known, "workdir", None) or getattr(known, "out", None)
-        hint = "; free some space and run the same command again" if e.errno == errno.ENOSPC else ""
+        hint = _HINTS.get(e.errno or 0, "")
         return _fail(f"{where}: {e.strerror or e}{hint}")
     except ModuleNotFoundError as e:
         extra = _EXTRAS.get(e.name or "")
@@ -56,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"found no package {e.name}; expected the extra: pip install 'jaxneuro[{extra}]'")
     return 0
+
+
+_ELSEWHERE = "; expected a folder that can be read and written; change its permissions, or choose another"
+_HINTS = {
+    errno.ENOSPC: "; free some space and run the same command again",
+    **dict.fromkeys((errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE),
+}
 
 
 def _fail(line: str, code: int = 1) -> int:

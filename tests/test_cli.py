@@ -170,6 +170,11 @@ def test_errors_are_one_line(tmp_path, boxes, capsys):
     line = fails(capsys, "prepare", tmp_path, "--out", tmp_path / "o", "--study", "bids", "--columns", "age=b")
     assert "BIDS names its own" in line
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "f").touch()
+    line = fails(capsys, "train", "--config", smoke, "--workdir", tmp_path / "f" / "r", f"--config.data.path={boxes}")
+    assert line.endswith(
+        "Not a directory; expected a folder that can be read and written; change its permissions, or choose another"
+    )
 
 
 def test_unknown_argument_is_told_by_the_parser(capsys):
