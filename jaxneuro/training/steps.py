@@ -102,12 +102,17 @@ def train_step(
     )
 
 
+#: Tells the second view from the first. The views split their key by scan, and the parts of a split are those of
+#: `fold_in` by their number: no batch is as large.
+_SECOND = 2**31 - 1
+
+
 def seen(objective: Objective, batch: Arrays, key: jax.Array, normalise: View, views: Views) -> Arrays:
     """Return the batch as the network sees it: normalised, in as many views as the objective compares."""
     volume = normalise(batch["volume"])
     batch = {**batch, "volume": views(key, volume)}
     if objective.views == 2:
-        batch["second"] = views(jax.random.fold_in(key, 1), volume)
+        batch["second"] = views(jax.random.fold_in(key, _SECOND), volume)
     return batch
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from jaxneuro import models
 from jaxneuro.errors import InputError
-from jaxneuro.training import experiment
+from jaxneuro.objectives import contrastive
+from jaxneuro.training import experiment, steps
 from tests.conftest import box_scans, write_dataset
 
 BACKBONES = ("swin_t", "vit_b16", "minit", "nit", "densenet121", "tiny_densenet")
@@ -245,3 +246,15 @@ def test_classes_of_a_kept_head_stay_in_their_order(smoke, cubes):
     sites = {"name": "ad", "kind": "multiclass", "target": "site", "classes": ["B", "A", "C"]}
     settings = ("task.kind=multiclass", "task.target=site", "task.classes=('*',)", "task.ignore=()")
     assert experiment.build(smoke(*settings, data=cubes), [sites]).tasks[0].classes == ("B", "A", "C")
+
+
+def test_no_scan_of_the_second_view_shares_a_key_with_the_first():
+    keys = []
+
+    def views(key, volume):
+        keys.extend([key, *jax.random.split(key, len(volume))])
+        return volume
+
+    objective = contrastive.build(proxies={})
+    steps.seen(objective, {"volume": jnp.zeros((40, 1, 1, 1, 1))}, jax.random.key(3), lambda x: x, views)
+    assert len({tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in keys}) == 82
