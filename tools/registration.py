@@ -111,7 +111,7 @@ def by_jaxneuro(scan: sitk.Image, stripper: str, seconds: dict[str, float]) -> t
         even = bias.correct(scan)
     if stripper == "template":
         with timed(seconds, "find"):
-            first = registration.of_head(even, 4.0)
+            first = registration.of_head(even)
     with timed(seconds, "strip"):
         brain = stripping.by_template(even, first) if first else stripping.TOOLS[stripper](even)
     with timed(seconds, "bias again"):

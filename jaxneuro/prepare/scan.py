@@ -101,9 +101,8 @@ def _strip(
     """Return the brain, and where the template lies in it, if that was needed."""
     if recipe.stripper == "mask":
         return _own_mask(mask_path, scan, affine), None
-    # Networks need no pose; the brain that they leave is found by itself. For the template's mask a grid of 4 mm will
-    # do (one of 8 mm does not): its surface is moved, and the brain registered again.
-    pose = registration.of_head(scan, 4.0) if recipe.stripper == "template" else None
+    # Networks need no pose; the brain that they leave is found by itself.
+    pose = registration.of_head(scan, recipe.finest_mm) if recipe.stripper == "template" else None
     mask = stripping.by_template(scan, pose) if pose else stripping.TOOLS[recipe.stripper](scan)
     if not mask.any():
         raise ScanError(f"no brain by '{recipe.stripper}'", "a T1-weighted head", "try another --strip")
