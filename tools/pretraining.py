@@ -127,8 +127,10 @@ def main() -> None:
         args.subjects, args.patients, args.seeds = 100, 560, 1  # a tenth must fill a batch of 8
     try:
         run(args)
-    except (InputError, Preempted, KeyboardInterrupt) as e:
-        raise SystemExit(f"stopped: {e}; the same command goes on") from e
+    except InputError as e:
+        raise SystemExit(f"error: {e}") from e
+    except (Preempted, KeyboardInterrupt) as e:
+        raise SystemExit(f"stopped {e}".strip()) from e
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """How well heads that were moved by a known amount are registered and stripped, and how long each stage takes.
 
-python tools/registration.py --head ch2.nii.gz --brain ch2bet.nii.gz --moves 20              (7 minutes on one core)
-python tools/registration.py --head ch2.nii.gz --brain ch2bet.nii.gz --by ants --strip deepbet
+python tools/registration.py --head ch2.nii.gz --brain ch2bet.nii.gz --moves 20
 
 The head is resampled by random moves of 9 parameters about its brain's centre; each goes through N4, stripping, N4
 again and registration, as in `jaxneuro prepare`. Target error: the distance, over the brain, between where the moved
@@ -41,14 +40,11 @@ def main() -> None:
     parser.add_argument("--degrees", type=float, default=15.0)
     parser.add_argument("--mm", type=float, default=15.0)
     parser.add_argument("--scale", type=float, default=0.1)
-    parser.add_argument("--by", choices=list(WAYS), default="jaxneuro", help="who corrects bias and registers")
     parser.add_argument("--strip", choices=["template", *stripping.TOOLS], default="template")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the figures here (.json)")
     args = parser.parse_args()
-    if args.by == "ants" and args.strip not in stripping.TOOLS:
-        parser.error(f"--by ants: found --strip {args.strip}; expected one of {list(stripping.TOOLS)}")
     head, affine = volumes.read(args.head)
     brain, _ = volumes.read(args.brain)
     mask = ndimage.binary_fill_holes(brain > 0)
@@ -57,7 +53,7 @@ def main() -> None:
     work = joblib.Parallel(n_jobs=args.workers, return_as="generator")
     found = []
     with terminal.progress("heads", len(moves)) as live:
-        for result in work(joblib.delayed(prepared)(head, affine, mask, m, args.strip, args.by) for m in moves):
+        for result in work(joblib.delayed(prepared)(head, affine, mask, m, args.strip) for m in moves):
             found.append(result)
             live(len(found))
     still = np.array(found[0]["matrix"])
@@ -79,7 +75,7 @@ def move(args: argparse.Namespace, centre: np.ndarray, number: int) -> np.ndarra
 
 
 def prepared(
-    head: np.ndarray, affine: np.ndarray, mask: np.ndarray, moved: np.ndarray, stripper: str, by: str
+    head: np.ndarray, affine: np.ndarray, mask: np.ndarray, moved: np.ndarray, stripper: str
 ) -> dict[str, Any]:
     """Move a head and take it through the stages; returns pose, Dice, seconds of each stage and peak memory."""
     for mm in (1.0, 2.0, 4.0, 8.0):
@@ -87,7 +83,7 @@ def prepared(
     if not np.array_equal(moved, np.eye(4)):
         head, affine, mask = resampled(head, affine, mask, moved)
     seconds: dict[str, float] = {}
-    matrix, brain = WAYS[by](images.to_sitk(head, affine), stripper, seconds)
+    matrix, brain = through(images.to_sitk(head, affine), stripper, seconds)
     return {
         "matrix": matrix,
         "dice": float(2 * (brain & mask).sum() / (brain.sum() + mask.sum())),
@@ -104,7 +100,7 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - began
 
 
-def by_jaxneuro(scan: sitk.Image, stripper: str, seconds: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+def through(scan: sitk.Image, stripper: str, seconds: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """As `prepare.scan.prepare` does; returns the matrix and the brain."""
     first = None
     with timed(seconds, "bias"):
@@ -120,38 +116,6 @@ def by_jaxneuro(scan: sitk.Image, stripper: str, seconds: dict[str, float]) -> t
         only = images.to_sitk(images.to_voxels(even) * brain, images.affine_of(scan))
         pose = registration.of_brain(only, start=first)
     return pose.matrix, brain
-
-
-def by_ants(scan: sitk.Image, stripper: str, seconds: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """N4 and the affine registration (12 parameters) of ANTs (package antspyx), with their defaults."""
-    import ants
-
-    def converted(image: sitk.Image) -> Any:
-        return ants.from_numpy(
-            images.to_voxels(image),
-            origin=image.GetOrigin(),
-            spacing=image.GetSpacing(),
-            direction=np.reshape(image.GetDirection(), (3, 3)),
-        )
-
-    affine = images.affine_of(scan)
-    with timed(seconds, "bias"):
-        even = ants.n4_bias_field_correction(converted(scan)).numpy()
-    with timed(seconds, "strip"):
-        brain = stripping.TOOLS[stripper](images.to_sitk(even, affine))
-    with timed(seconds, "register"):
-        found = ants.registration(
-            converted(template.load().brain), converted(images.to_sitk(even * brain, affine)), "Affine"
-        )
-    transform = ants.read_transform(found["fwdtransforms"][0])
-    matrix = np.eye(4)
-    turned, centre = np.reshape(transform.parameters[:9], (3, 3)), np.array(transform.fixed_parameters)
-    matrix[:3, :3] = images.FLIP @ turned @ images.FLIP
-    matrix[:3, 3] = images.FLIP @ (transform.parameters[9:] + centre - turned @ centre)
-    return matrix, brain
-
-
-WAYS = {"jaxneuro": by_jaxneuro, "ants": by_ants}
 
 
 def resampled(
