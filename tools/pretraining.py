@@ -2,7 +2,7 @@
 
 python tools/pretraining.py --out runs/pretraining            (about four hours on two cores; stopped, it goes on)
 python tools/pretraining.py --out runs/pretraining --only vit
-python tools/pretraining.py --out /tmp/try --small            (fewer people, one seed, one epoch: to try the tool)
+python tools/pretraining.py --out /tmp/try --small            (fewer people, one seed, one epoch; half an hour)
 
 A pre-training cohort of healthy people, and another cohort with Alzheimer's and Parkinson's disease, of other people.
 Two small networks, each from scratch and after each objective that it can be pre-trained with; three tasks, 10 % and
@@ -275,10 +275,10 @@ def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def spread(values: list[float], task: str) -> str:
-    """Return mean and standard deviation, in years for age, else of ROC-AUC."""
+    """Return the mean, and the standard deviation if there are several, in years for age, else of ROC-AUC."""
     digits = 2 if task == "age" else 3
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.{digits}f} ({deviation:.{digits}f})"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
