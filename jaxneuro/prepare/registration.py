@@ -1,8 +1,8 @@
 """Linear registration with 9 degrees of freedom: where the points of the template's brain lie in a scan.
 
-A wide search on an 8 mm grid over positions, tilts and sizes, in NumPy; the best few are improved by SimpleITK with one
-size for all axes, the best of these by 9 parameters on finer grids. The criterion is mutual information everywhere
-(Mattes et al. 2003), so that the scan's contrast need not be the template's.
+A wide search on an 8 mm grid over positions, tilts and sizes, in NumPy; the best of each size is improved by SimpleITK
+with one size for all axes, the best of these by 9 parameters on finer grids. The criterion is mutual information
+everywhere (Mattes et al. 2003), so that the scan's contrast need not be the template's.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _NOD = (-36.0, -24.0, -12.0, 0.0, 12.0, 24.0, 36.0)
 _TURN = (-12.0, 0.0, 12.0)
 #: Sizes of people's brains relative to the template, which is larger than most.
 _SIZE = (0.8, 0.87, 0.94, 1.02, 1.1)
-#: The best so many nods are tried turned and tilted, too; the best so many of those are improved.
-_TURNED, _IMPROVED = 20, 3
+#: Of each size the best so many nods are tried turned and tilted, too, and the best of those is improved: before that,
+#: a template blown up to the skin can fit better than one of the right size.
+_TURNED = 4
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,14 @@ def _search(
         here = ndimage.map_coordinates(values, at.T, order=1, mode="constant", prefilter=False).astype(np.intp)
         return _mutual_information(template_bin, here), (*turned, *(centre - t.centre), size, size, size)
 
-    nods = [(score((nod, 0.0, 0.0), c, size), nod, c, size) for nod in _NOD for c in centres for size in sizes]
-    nods.sort(key=lambda one: -one[0][0])
-    tried = [
-        score((nod, tilt, turn), c, size) for _, nod, c, size in nods[:_TURNED] for tilt in _TURN for turn in _TURN
-    ]
-    tried.sort(key=lambda pair: -pair[0])
+    starts = []
+    for size in sizes:
+        nods = [(score((nod, 0.0, 0.0), c, size)[0], nod, c) for nod in _NOD for c in centres]
+        nods.sort(key=lambda one: -one[0])
+        turned = [score((n, tilt, turn), c, size) for _, n, c in nods[:_TURNED] for tilt in _TURN for turn in _TURN]
+        starts.append(np.array(max(turned, key=lambda pair: pair[0])[1]))
     mask = sitk.Cast(images.to_sitk(inside, affine) > 0.5, sitk.sitkUInt8)
-    improved = [_optimise(fixed, mask, scan, np.array(p), t, alike=True) for _, p in tried[:_IMPROVED]]
+    improved = [_optimise(fixed, mask, scan, start, t, alike=True) for start in starts]
     return min(improved, key=lambda pair: pair[0])[1]
 
 
@@ -223,7 +224,7 @@ def _optimise(
         method.SetOptimizerWeights([1.0] * 9 + [0.0] * 3)  # no shear
     # Steps from a millimetre to a hundredth, with which a real head's target error was 0.2 mm; with a last step of
     # 0.08 mm it was 0.8 mm. A line search along the gradient now and then leaps out of the head.
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 100, 0.5, 1e-6)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 0.1 if alike else 1e-2, 100, 0.5, 1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
     # SimpleITK 2.5 cannot return a ComposeScaleSkewVersor3DTransform by itself (KeyError); within another it can.
     whole = sitk.CompositeTransform([moved])

@@ -81,7 +81,7 @@ def by_deepbet(scan: sitk.Image) -> np.ndarray:
     try:
         from deepbet import BrainExtraction
     except ImportError as e:
-        raise InputError("--strip deepbet: found no package deepbet; expected it: pip install deepbet") from e
+        raise InputError(f"--strip deepbet: found {e}; expected the package: pip install deepbet") from e
     head = nibabel.Nifti1Image(images.to_voxels(scan), images.affine_of(scan))
     with contextlib.redirect_stdout(io.StringIO()):
         _, mask, _ = BrainExtraction(no_gpu=True).run(head)

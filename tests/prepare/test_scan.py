@@ -1,5 +1,6 @@
 """One scan through all stages: what comes out, what is on record, what is refused."""
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -11,7 +12,7 @@ from scipy import ndimage
 
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.prepare import checks, recipes, registration, scan, stripping, template
-from tests.prepare.heads import head, pose, target_error
+from tests.prepare.heads import dice, head, pose, target_error
 
 #: As `paper80`, coarser.
 SMALL = dataclasses.replace(recipes.recipe("paper80"), name="small", shape=(40, 40, 40), finest_mm=4.0)
@@ -55,6 +56,25 @@ def test_what_is_on_record(two_heads):
     assert record["measures"]["overlap"] > 0.95
     # The template's brain times the three sizes.
     assert record["measures"]["brain_ml"] == pytest.approx(template.load().volume_ml * 0.95 * 0.84 * 0.88, rel=0.05)
+
+
+def test_the_brain_is_drawn_again_once_bias_and_pose_are_known(monkeypatch):
+    voxels, affine, mask = head(pose((13, 0, 0)), bias=0.7)  # four times as bright at the front as at the back
+    order, drawn = [], []
+
+    @contextlib.contextmanager
+    def clock(stage):
+        order.append(stage)
+        yield
+
+    strip = stripping.by_template
+    monkeypatch.setattr(stripping, "by_template", lambda *a: drawn.append(strip(*a)) or drawn[-1])
+    found = scan.through(voxels, affine, SMALL, clock=clock)
+    assert order == ["bias", "find", "strip", "bias again", "register", "strip again"]
+    first, again = drawn
+    np.testing.assert_array_equal(found.mask, again)
+    assert dice(again, mask) > max(0.98, dice(first, mask))
+    assert target_error(found.pose.matrix, pose((13, 0, 0)))[0] < 1.0
 
 
 def test_a_stripped_scan_is_seen_and_not_stripped_again(tmp_path):
@@ -165,7 +185,7 @@ def test_a_tool_strips_without_a_search_in_the_head_and_its_brain_is_registered(
     recipe = dataclasses.replace(SMALL, stripper="deepbet")
     record = scan.prepare(saved(tmp_path / "a.nii.gz", voxels, affine), recipe).record
     assert record["stages"]["strip"] == {"method": "deepbet"}
-    assert target_error(np.array(record["stages"]["register"]["matrix"]), matrix)[0] < 0.6
+    assert target_error(np.array(record["stages"]["register"]["matrix"]), matrix)[0] < 1.0  # a quarter of a voxel
 
 
 def test_what_is_wrong_with_a_scan_comes_back_whole_from_another_process():

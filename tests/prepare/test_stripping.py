@@ -49,6 +49,22 @@ def test_n4_takes_a_known_field_out():
     np.testing.assert_array_equal(again, fixed)
 
 
+@pytest.mark.parametrize("over_brain", [False, True])
+def test_room_around_a_head_does_not_change_its_field(over_brain):
+    """48 mm more on each side, whole voxels of either coarse grid, so that the copies have the same values."""
+    voxels, affine, mask = head(pose((12, 0, 0)), bias=0.4)
+
+    def fixed(voxels, affine, mask):
+        scan = images.to_sitk(voxels, affine)
+        even = bias.of_brain(scan, images.to_sitk(mask, affine)) if over_brain else bias.correct(scan)
+        return images.to_voxels(even)[mask]
+
+    wide = affine.copy()
+    wide[:3, 3] -= 3.0 * 16
+    ratio = fixed(np.pad(voxels, 16), wide, np.pad(mask, 16)) / fixed(voxels, affine, mask)
+    assert np.abs(ratio / ratio.mean() - 1).max() < 0.01
+
+
 def test_a_scan_without_signal_has_no_bias():
     with pytest.raises(ScanError, match="nothing that stands out"):
         bias.correct(images.to_sitk(np.zeros((20, 20, 20), np.float32), np.diag([4.0, 4, 4, 1])))
