@@ -27,7 +27,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +134,14 @@ def ours(
     head: np.ndarray, affine: np.ndarray, mask: np.ndarray, strip: str, clock: Callable[[str], Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the pose's matrix and the brain, by the stages of the recipe `paper80`."""
-    given = strip == "given"
-    recipe = replace(recipes.RECIPES["paper80"], stripper="mask" if given else strip)
-    if not given:
-        found = scan.through(head, affine, recipe, clock=clock)
-        assert found.pose is not None
-        assert found.mask is not None
-        return found.pose.matrix, found.mask
-    found = scan.through(head * mask, affine, recipes.recipe("paper80", stripper="none"), clock=clock)
+    if given := strip == "given":
+        recipe, head = recipes.recipe("paper80", stripper="none"), head * mask
+    else:
+        recipe = recipes.recipe("paper80", stripper=strip)
+    found = scan.through(head, affine, recipe, clock=clock)
     assert found.pose is not None
-    return found.pose.matrix, mask
+    assert found.mask is not None
+    return found.pose.matrix, mask if given else found.mask
 
 
 def by_ants(

@@ -224,7 +224,7 @@ def _optimise(
         method.SetOptimizerWeights([1.0] * 9 + [0.0] * 3)  # no shear
     # Steps from a millimetre to a hundredth, with which a real head's target error was 0.2 mm; with a last step of
     # 0.08 mm it was 0.8 mm. A line search along the gradient now and then leaps out of the head.
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 0.1 if alike else 1e-2, 100, 0.5, 1e-6)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 100, 0.5, 1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
     # SimpleITK 2.5 cannot return a ComposeScaleSkewVersor3DTransform by itself (KeyError); within another it can.
     whole = sitk.CompositeTransform([moved])

@@ -185,7 +185,7 @@ def test_a_tool_strips_without_a_search_in_the_head_and_its_brain_is_registered(
     recipe = dataclasses.replace(SMALL, stripper="deepbet")
     record = scan.prepare(saved(tmp_path / "a.nii.gz", voxels, affine), recipe).record
     assert record["stages"]["strip"] == {"method": "deepbet"}
-    assert target_error(np.array(record["stages"]["register"]["matrix"]), matrix)[0] < 1.0  # a quarter of a voxel
+    assert target_error(np.array(record["stages"]["register"]["matrix"]), matrix)[0] < 0.6
 
 
 def test_what_is_wrong_with_a_scan_comes_back_whole_from_another_process():
