@@ -29,7 +29,7 @@ class Recipe:
       already: those that the scans have been through before.
       stripper: how the skull is stripped: "template", a name in `stripping.TOOLS`, or "mask" for the study's own
         masks.
-      bias_mm: voxel of the grid that N4 fits the brain's bias on.
+      bias_mm: voxel of the grid that N4 fits the brain's bias on; the head's, before it, on one of 8 mm or this.
       finest_mm: voxel of the registration's last grid.
       scale_percentile: this percentile of the foreground becomes 1.
       version: raised when the code changes what the same fields give.
@@ -45,7 +45,7 @@ class Recipe:
     bias_mm: float = 6.0
     finest_mm: float = 2.0
     scale_percentile: float = 99.0
-    version: int = 3
+    version: int = 4
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

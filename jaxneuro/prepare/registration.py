@@ -169,8 +169,10 @@ def _search(
         turned = [score((n, tilt, turn), c, size) for _, n, c in nods[:_TURNED] for tilt in _TURN for turn in _TURN]
         starts.append(np.array(max(turned, key=lambda pair: pair[0])[1]))
     mask = sitk.Cast(images.to_sitk(inside, affine) > 0.5, sitk.sitkUInt8)
-    improved = [_optimise(fixed, mask, scan, start, t, alike=True) for start in starts]
-    return min(improved, key=lambda pair: pair[0])[1]
+    # As near as it takes to tell them apart; the best alone to the end.
+    improved = [_optimise(fixed, mask, scan, start, t, alike=True, last_mm=0.1) for start in starts]
+    best = min(improved, key=lambda pair: pair[0])[1]
+    return _optimise(fixed, mask, scan, best, t, alike=True)[1]
 
 
 def _refine(t: Template, scan: sitk.Image, start: np.ndarray, finest_mm: float, around_mm: float) -> Pose:
@@ -200,6 +202,7 @@ def _optimise(
     *,
     alike: bool = False,
     share: float = 1.0,
+    last_mm: float = 1e-2,
 ) -> tuple[float, np.ndarray]:
     """Return the negative mutual information and the parameters that `start` leads to; `alike` keeps sizes equal."""
     method = sitk.ImageRegistrationMethod()
@@ -224,7 +227,7 @@ def _optimise(
         method.SetOptimizerWeights([1.0] * 9 + [0.0] * 3)  # no shear
     # Steps from a millimetre to a hundredth, with which a real head's target error was 0.2 mm; with a last step of
     # 0.08 mm it was 0.8 mm. A line search along the gradient now and then leaps out of the head.
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 100, 0.5, 1e-6)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, last_mm, 100, 0.5, 1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
     # SimpleITK 2.5 cannot return a ComposeScaleSkewVersor3DTransform by itself (KeyError); within another it can.
     whole = sitk.CompositeTransform([moved])

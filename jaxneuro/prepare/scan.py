@@ -122,7 +122,7 @@ def through(
     even = scan
     if corrects:
         with clock("bias"):
-            even = bias.correct(scan) if mask is None else over_brain(mask)
+            even = bias.correct(scan, grid_mm=max(8.0, recipe.bias_mm)) if mask is None else over_brain(mask)
         stages["bias"] = {"method": "N4"}
     if strips:
         if recipe.stripper == "template":
