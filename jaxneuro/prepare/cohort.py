@@ -54,6 +54,7 @@ class Effects:
     ventricle_shift_sd: float = 0.6
     cortex_loss_per_decade: float = 0.14
     cortex_loss_sd: float = 0.06
+    head_scale_mean: float = 1.0  # linear, of people over the template, which is larger than most: 0.92 is as in life
     head_scale_male: float = 0.04  # linear, male over female; people differ by about 0.04 (12 % of volume)
     head_scale_sd: float = 0.02
     ad_medial_temporal_shift: float = -2.5
@@ -172,7 +173,9 @@ def morphology(effects: Effects, person: Person, age: float) -> Morphology:
     severity = person.severity * (1 + e.progression_per_year * (age - person.ages[0]))
     ad, pd = (severity * (person.diagnosis == name) for name in ("AD", "PD"))
     return Morphology(
-        head_scale=1 + e.head_scale_male * (0.5 if person.sex == "M" else -0.5) + e.head_scale_sd * z["head"],
+        head_scale=e.head_scale_mean
+        + e.head_scale_male * (0.5 if person.sex == "M" else -0.5)
+        + e.head_scale_sd * z["head"],
         shift_mm={
             "ventricles": e.ventricle_shift_per_decade * decades + e.ventricle_shift_sd * z["ventricles"],
             "medial_temporal": e.ad_medial_temporal_shift * ad - e.medial_temporal_shift_sd * z["medial_temporal"],

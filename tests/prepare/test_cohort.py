@@ -245,6 +245,14 @@ def test_average_effects_are_the_documented_sizes():
         assert all(before.shift_mm[k] == after.shift_mm[k] for k in others)
 
 
+def test_heads_are_as_large_as_asked_for_on_average():
+    people = [sample_person(CohortSpec(), i) for i in range(400)]
+    scales = [cohort.morphology(Effects(head_scale_mean=0.92), p, p.ages[0]).head_scale for p in people]
+    # 0.028 between people, so 0.0014 is a standard error.
+    assert np.mean(scales) == pytest.approx(0.92, abs=0.006)
+    assert cohort.morphology(Effects(), people[0], 70).head_scale == pytest.approx(scales[0] + 0.08)
+
+
 def test_disease_progresses_between_visits():
     spec = CohortSpec()
     people = (sample_person(spec, i) for i in range(99))
