@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxneuro.errors import InputError
-from jaxneuro.manifest import COLUMNS, Problem, Scan, is_missing, known_name, read_table
+from jaxneuro.manifest import COLUMNS, Problem, Scan, is_missing, known_name, read_table, without_view
 from jaxneuro.sources.base import Source
 from jaxneuro.sources.rows import is_file, scan_of_row
 
@@ -60,6 +60,11 @@ def read(
         session = "" if is_missing(values.get("session", "")) else values["session"]
         if odd := [c for c in ("subject", "session") if not values.get(c, "").isprintable()]:
             problems.append(Problem(where, f"{odd[0]} {values[odd[0]]!r}", "letters, digits and signs"))
+            continue
+        if session != without_view(session):
+            problems.append(
+                Problem(where, f"session '{session}'", "a name without view-NN, which tells views of a video apart")
+            )
             continue
         file = base / values["path"]
         if is_missing(values["path"]) or set("\0\r\n") & set(values["path"]) or not is_file(file):

@@ -76,6 +76,20 @@ def test_control_characters_are_refused_in_identifiers_and_paths_and_blanks_in_l
     assert [s.subject for s in manifest.read(tmp_path / "m.csv")] == ["s0"]
 
 
+def test_sessions_that_are_called_like_views_of_a_video_are_refused(tmp_path):
+    """Else `view-01` of the table would be read as the second view of a video, and averaged with its neighbours."""
+    for name in "abcd":
+        (tmp_path / f"{name}.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text(
+        "subject,session,path\ns0,view-01,a.nii\ns0,m12_view-7,b.nii\ns0,view,c.nii\ns1,review-01,d.nii\n"
+    )
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert [s.session for s in scans] == ["view", "review-01"]
+    assert [(p.where.rsplit(" ", 1)[1], p.found) for p in problems] == [
+        ("2", "session 'view-01'"), ("3", "session 'm12_view-7'"),
+    ]  # fmt: skip
+
+
 def test_a_folder_is_no_table(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_csv(tmp_path)
