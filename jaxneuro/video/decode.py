@@ -10,6 +10,7 @@ other files, or the network), pictures have a largest size, and there is a limit
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import time
@@ -290,26 +291,36 @@ def _at(
 
 def _shown(frame: Any) -> tuple[int, int]:
     """Return (height, width) of a frame as it is shown."""
-    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
+    return (frame.width, frame.height) if _pose(frame)[0] else (frame.height, frame.width)
 
 
-def _turns(frame: Any) -> int:
-    """Return the quarter turns, counterclockwise, that bring a frame upright."""
-    turns, rest = divmod(frame.rotation, 90)
-    if rest:
-        raise ScanError(f"pictures turned by {frame.rotation} degrees", "quarter turns", "encode it upright")
-    return int(turns) % 4
+def _pose(frame: Any) -> tuple[bool, bool, bool]:
+    """Return whether a frame's rows become columns, and is then turned left to right, and upside down."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    # A pixel at (x, y), y pointing down, is shown at (a x + c y, b x + d y).
+    a, b, _, c, d, *_ = (float(n) for n in np.frombuffer(matrix, "=i4"))
+    # Half a degree is what rounding may leave.
+    if max(abs(b), abs(c)) < 0.009 * min(abs(a), abs(d)):
+        return False, a < 0, d < 0
+    if max(abs(a), abs(d)) < 0.009 * min(abs(b), abs(c)):
+        return True, c < 0, b < 0
+    angle = math.degrees(math.atan2(b, a))
+    raise ScanError(f"pictures turned by {angle:.0f} degrees", "quarter turns", "encode it upright")
 
 
 def _picture(frame: Any, video: Video, side: int, form: str) -> np.ndarray:
     """Return a frame [h, w, c] uint8, upright, its shorter side resized."""
     tall, wide = sampling.resized(video.height, video.width, side)
-    turns = _turns(frame)
-    if turns % 2:
+    swapped, mirrored, upended = _pose(frame)
+    if swapped:
         tall, wide = wide, tall
     # One thread, for by default each picture starts as many as there are cores, which takes longer than to resize it.
     picture = frame.reformat(width=wide, height=tall, format=form, interpolation=_HOW, threads=1).to_ndarray()
-    return np.rot90(picture.reshape(tall, wide, -1), turns)
+    picture = picture.reshape(tall, wide, -1)
+    picture = picture.swapaxes(0, 1) if swapped else picture
+    return picture[:: -1 if upended else 1, :: -1 if mirrored else 1]
 
 
 def _cut(picture: np.ndarray, box: tuple[int, int, int, int], crop: int, form: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxneuro.video import decode, sampling
 from jaxneuro.video.sampling import Recipe, View
 from tests.video import hostile, media
 
+ONE = 1 << 16  # of a display matrix
 SMALL = Recipe("small", frames=6, stride=2, short_side=40, crop=32)
 
 
@@ -155,7 +156,15 @@ def corner(i):
 
 @pytest.mark.parametrize(
     ("matrix", "size", "white"),
-    [(None, (48, 64), (0, 0)), (media.CLOCKWISE, (64, 48), (0, 1)), (media.HALF_TURN, (48, 64), (1, 1))],
+    [
+        (None, (48, 64), (0, 0)),
+        (media.CLOCKWISE, (64, 48), (0, 1)),
+        (media.HALF_TURN, (48, 64), (1, 1)),
+        ([-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30], (48, 64), (0, 1)),  # (x, y) to (-x, y): left to right
+        ([ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30], (48, 64), (1, 0)),  # upside down
+        ([0, ONE, 0, ONE, 0, 0, 0, 0, 1 << 30], (64, 48), (0, 0)),  # x and y change places
+        ([0, -ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30], (64, 48), (1, 1)),  # both
+    ],
 )
 def test_turned_files_come_upright(tmp_path, matrix, size, white):
     path = media.write(tmp_path / "a.mp4", 4, matrix=matrix, picture=corner)
