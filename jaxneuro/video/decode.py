@@ -34,7 +34,7 @@ from jaxneuro.video.sampling import Recipe, View
 MAX_PIXELS = 7680 * 4320
 #: Longest picture: its longer side as a multiple of the shorter, which is what is resized to a given size.
 MAX_LENGTH = 16
-#: Most frames that are looked through, and seconds that one look may take.
+#: Most frames that are looked through, and seconds of a processor that one look may take.
 MAX_FRAMES, MAX_SECONDS = 1_000_000, 600.0
 
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,ogg,h264,hevc,m4v,mpegvideo"
@@ -229,13 +229,13 @@ def _unsized(f: BinaryIO, end: int, depth: int = 0) -> int:
 
 def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tuple[Fraction, Any]]:
     """Yield time and frame from the last keyframe at or before `since` (None: the start), in order of display."""
-    deadline = time.monotonic() + MAX_SECONDS
+    deadline = time.thread_time() + MAX_SECONDS  # of this thread, which decodes: others may hold it up
     if since is not None:
         container.seek(int(since / stream.time_base), stream=stream, backward=True)
     key: Fraction | None = None
     last: Fraction | None = None
     for packet in container.demux(stream):
-        if time.monotonic() > deadline:
+        if time.thread_time() > deadline:
             raise ScanError(
                 f"a file that takes more than {MAX_SECONDS:g} s", "one that decodes sooner", "encode it anew"
             )

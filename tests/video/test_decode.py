@@ -258,6 +258,12 @@ def test_files_cut_short(tmp_path):
     refused(tmp_path / "cut.mp4", "no video that decodes|damaged frame")
 
 
+def test_time_spent_waiting_does_not_count(film, monkeypatch):
+    hours = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr("time.monotonic", lambda: next(hours))
+    assert decode.probe(str(film)).frames == 40
+
+
 def test_damaged_data(tmp_path):
     data = bytearray(media.write(tmp_path / "film.mp4", picture=noise).read_bytes())
     middle = len(data) // 2
