@@ -40,6 +40,8 @@ MAX_FRAMES, MAX_SECONDS = 1_000_000, 600.0
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,ogg,h264,hevc,m4v,mpegvideo"
 #: Samples a byte that an MP4 may declare without the size of each; old QuickTime has some 10 in low sound.
 _SAMPLES_A_BYTE = 16
+#: Frames with a time no later than that of the one before them, in display, that may be left out.
+_FEW = 3
 #: Boxes of an MP4 on the way to those that declare samples.
 _HOLD = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 #: The last two make the result the same on every processor.
@@ -234,26 +236,40 @@ def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tup
         container.seek(int(since / stream.time_base), stream=stream, backward=True)
     key: Fraction | None = None
     last: Fraction | None = None
+    hidden, left_out = False, 0
     for packet in container.demux(stream):
         if time.thread_time() > deadline:
             raise ScanError(
                 f"a file that takes more than {MAX_SECONDS:g} s", "one that decodes sooner", "encode it anew"
             )
         if key is None and packet.is_keyframe and packet.pts is not None:
-            key = packet.pts * stream.time_base
+            key, hidden = packet.pts * stream.time_base, packet.is_discard
         for frame in packet.decode():
             if frame.pts is None:
                 raise ScanError("frames without times", "a container that keeps times, such as mp4", "remux it")
             when = frame.pts * frame.time_base
-            if frame.is_corrupt and (since is None or key is None or when >= key):
-                raise ScanError(f"a damaged frame at {float(when):.2f} s", "frames that decode", "download it again")
             # Pictures before the keyframe in display, but after it in the file, lack what they refer to.
-            if (since is None or (key is not None and when >= key)) and (last is None or when > last):
-                # Where an index is wrong the first one does, too, and not every decoder tells.
-                if since is not None and last is None and frame.pict_type in _REFERRING and not frame.key_frame:
-                    raise ScanError(f"no keyframe at {float(when):.2f} s", "one, as its index says", "remux it")
-                last = when
-                yield when, frame
+            early = since is not None and (key is None or when < key)
+            if frame.is_corrupt and (key is None or not early):
+                raise ScanError(f"a damaged frame at {float(when):.2f} s", "frames that decode", "download it again")
+            if early:
+                continue
+            if last is not None and when <= last:
+                left_out += 1
+                if left_out > _FEW:
+                    raise ScanError(
+                        f"times that go backwards at {float(last):.2f} s",
+                        "a time for each frame, later than that of the one before it",
+                        "encode it anew, as mp4",
+                    )
+                continue
+            # Where an index is wrong the first one does, too, and not every decoder tells. An edit list that hides the
+            # keyframe shows what refers to it first.
+            first = since is not None and last is None and not hidden
+            if first and frame.pict_type in _REFERRING and not frame.key_frame:
+                raise ScanError(f"no keyframe at {float(when):.2f} s", "one, as its index says", "remux it")
+            last = when
+            yield when, frame
 
 
 def _before(stream: Any, begin: Fraction) -> Fraction | None:

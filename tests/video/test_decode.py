@@ -16,6 +16,7 @@ from jaxneuro.video.sampling import Recipe, View
 from tests.video import hostile, media
 
 ONE = 1 << 16  # of a display matrix
+needs_x264 = pytest.mark.skipif(media.CODEC != "libx264", reason="needs libx264")
 SMALL = Recipe("small", frames=6, stride=2, short_side=40, crop=32)
 
 
@@ -256,6 +257,16 @@ def test_files_cut_short(tmp_path):
     refused(tmp_path / "cut.mp4", r"30 of 40 frames \(cut short\)")
     (tmp_path / "cut.mp4").write_bytes(data[: ends[30] + 50])
     refused(tmp_path / "cut.mp4", "no video that decodes|damaged frame")
+
+
+@needs_x264
+def test_times_that_go_backwards(tmp_path):
+    """AVI keeps the order of decoding alone; times begin again where two files were joined."""
+    path = media.write(tmp_path / "a.avi", **{"x264-params": "bframes=1:b-adapt=0"})
+    refused(path, "times that go backwards at .* s; expected a time for each frame")
+    film = media.write(tmp_path / "film.ts", 40)
+    (tmp_path / "joined.ts").write_bytes(film.read_bytes() * 2)
+    refused(tmp_path / "joined.ts", "times that go backwards at 1.64 s")
 
 
 def test_time_spent_waiting_does_not_count(film, monkeypatch):
