@@ -42,6 +42,8 @@ _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,ogg
 _SAMPLES_A_BYTE = 16
 #: Frames with a time no later than that of the one before them, in display, that may be left out.
 _FEW = 3
+#: Largest mean interval between frames, as a multiple of the median one: beyond it the mean rate is not that of most.
+_UNEVEN = 4
 #: Boxes of an MP4 on the way to those that declare samples.
 _HOLD = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 #: The last two make the result the same on every processor.
@@ -117,6 +119,13 @@ def probe(path: str) -> Video:
         raise ScanError(f"pictures of {size[1]} x {size[0]}", f"a side at most {MAX_LENGTH} times the other")
     if len(times) > 1:
         rate = (len(times) - 1) / (times[-1] - times[0])
+        middle = float(np.median(np.diff(np.array(times, float))))
+        if 1 / rate > _UNEVEN * middle:
+            raise ScanError(
+                f"frames {float(1 / rate):.3g} s apart on average, most of them {middle:.3g} s (a gap in their times)",
+                f"an average of at most {_UNEVEN} times the usual",
+                "cut it at the gap, or encode it at a constant rate",
+            )
     return Video(len(times), Fraction(rate), times[0], *size)
 
 

@@ -269,6 +269,13 @@ def test_times_that_go_backwards(tmp_path):
     refused(tmp_path / "joined.ts", "times that go backwards at 1.64 s")
 
 
+def test_a_gap_in_the_times(tmp_path):
+    """By hand: 21 steps over 3,000 ticks of 1/25 s are 5.71 s each, all but one of them 0.04 s."""
+    refused(media.write(tmp_path / "a.mp4", 22, times=[*range(21), 3000]), "frames 5.71 s apart on average, .* 0.04 s")
+    # Four times the usual interval is still a variable rate: 4 steps over 16 ticks, most of them 1.
+    assert decode.probe(str(media.write(tmp_path / "b.mp4", 5, times=[0, 1, 2, 3, 16]))).frames == 5
+
+
 def test_time_spent_waiting_does_not_count(film, monkeypatch):
     hours = iter(range(0, 10**9, 3600))
     monkeypatch.setattr("time.monotonic", lambda: next(hours))
