@@ -40,6 +40,8 @@ MAX_FRAMES, MAX_SECONDS = 1_000_000, 600.0
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,asf,ogg,h264,hevc,m4v,mpegvideo"
 #: Samples a byte that an MP4 may declare without the size of each; old QuickTime has some 10 in low sound.
 _SAMPLES_A_BYTE = 16
+#: Frames that an MP4 may show for each sample: an edit list of a few bytes can show all of them again.
+_SHOWN_AGAIN = 4
 #: Frames with a time no later than that of the one before them, in display, that may be left out.
 _FEW = 3
 #: Largest mean interval between frames, as a multiple of the median one: beyond it the mean rate is not that of most.
@@ -95,11 +97,15 @@ def probe(path: str) -> Video:
     """
     file, begin, end = split_fragment(path)
     times: list[Fraction] = []
-    size = (0, 0)
-    with _opened(file) as (container, stream):
+    size, seen = (0, 0), 0
+    with _opened(file) as (container, stream, most):
         zero = (stream.start_time or 0) * stream.time_base
         declared = stream.frames if end is None else 0
         for when, frame in _frames(container, stream, _before(stream, begin)):
+            seen += 1
+            if seen > most:
+                again = f" of {most // _SHOWN_AGAIN:,} samples" if most < MAX_FRAMES else ""
+                raise ScanError(f"more than {most:,} frames{again}", "fewer", "cut it into parts, or encode it anew")
             if end is not None and when - zero + _TICK < begin:
                 continue
             if end is not None and when - zero + _TICK >= end:
@@ -107,8 +113,6 @@ def probe(path: str) -> Video:
             if not times:
                 size = _shown(frame)
             times.append(when)
-            if len(times) > MAX_FRAMES:
-                raise ScanError(f"more than {MAX_FRAMES:,} frames", "fewer", "cut it into parts")
         rate = stream.average_rate or Fraction(25)
     if not times:
         where = "no frame" if end is None else f"no frame between {float(begin):g} and {float(end):g} s"
@@ -159,7 +163,7 @@ def _clips(path: str, video: Video, recipe: Recipe, views: list[View], seek: boo
         which = [i for i, v in enumerate(views) if (v.start, v.side) == (start, side)]
         slots = sampling.slots(recipe, start, video.frames)
         # Opened for each start: a seek to what an index calls the first keyframe need not lead back to the first frame.
-        with _opened(file) as (container, stream):
+        with _opened(file) as (container, stream, _):
             tries = None if seek else [_before(stream, begin)]
             for slot, frame in _at(container, stream, video, sorted({int(s) for s in slots}), tries):
                 picture = _picture(frame, video, side, form)
@@ -169,8 +173,8 @@ def _clips(path: str, video: Video, recipe: Recipe, views: list[View], seek: boo
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[tuple[Any, Any]]:
-    """Open a file; yields container and video stream, and turns their errors into ScanError."""
+def _opened(file: str) -> Iterator[tuple[Any, Any, int]]:
+    """Open a file; yields container, video stream and most frames, and turns their errors into ScanError."""
     try:
         path = Path(file)
         if not path.is_file():
@@ -179,9 +183,9 @@ def _opened(file: str) -> Iterator[tuple[Any, Any]]:
         if size == 0:
             raise ScanError("an empty file", "a video", "download it again")
         with open(path, "rb") as f:
-            samples, most = _unsized(f, size), max(MAX_FRAMES, _SAMPLES_A_BYTE * size)
-        if samples > most:
-            raise ScanError(f"{samples:,} samples declared", f"at most {most:,} in {size:,} bytes", "download it again")
+            samples, unsized = _samples(f, size)
+        if unsized > (most := max(MAX_FRAMES, _SAMPLES_A_BYTE * size)):
+            raise ScanError(f"{unsized:,} samples declared", f"at most {most:,} in {size:,} bytes", "download it again")
         options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
         with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
@@ -201,22 +205,23 @@ def _opened(file: str) -> Iterator[tuple[Any, Any]]:
             # One thread a file: files are read side by side. The size may change later in the file.
             stream.thread_type, stream.thread_count = "NONE", 1
             context.options = {"max_pixels": str(MAX_PIXELS)}
-            yield container, stream
+            declared = max(samples, stream.frames) if "mp4" in container.format.name else 0
+            yield container, stream, min(MAX_FRAMES, _SHOWN_AGAIN * declared or MAX_FRAMES)
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as e:
         if isinstance(e, ScanError):
             raise
         raise ScanError(f"no video that decodes ({_line(e)})", "a whole file", "download it again") from e
 
 
-def _unsized(f: BinaryIO, end: int, depth: int = 0) -> int:
-    """Return how many samples the boxes of an MP4, up to `end`, declare without the size of each.
+def _samples(f: BinaryIO, end: int, depth: int = 0) -> tuple[int, int]:
+    """Return how many samples the boxes of an MP4, up to `end`, declare, and how many of them without a size for each.
 
     FFmpeg makes room for whatever number there is, which is gigabytes when it is damaged.
 
     Raises:
       ScanError: a box declares more samples than it describes.
     """
-    total = 0
+    total = unsized = 0
     while (at := f.tell()) + 16 <= end and depth < 10:  # as deep as FFmpeg goes
         size, kind, long = struct.unpack(">I4sQ", f.read(16).ljust(16, b"\0"))
         body, stop = (at + 16, at + long) if size == 1 else (at + 8, at + size if size else end)
@@ -225,7 +230,8 @@ def _unsized(f: BinaryIO, end: int, depth: int = 0) -> int:
             break
         f.seek(body)
         if kind in _HOLD:
-            total += _unsized(f, stop, depth + 1)
+            within = _samples(f, stop, depth + 1)
+            total, unsized = total + within[0], unsized + within[1]
         elif kind in (b"stsz", b"trun"):
             flags, first, second = struct.unpack(">3I", f.read(12).ljust(12, b"\0"))
             # One size for all or a table of them; up to four numbers for each, as the flags say.
@@ -233,9 +239,9 @@ def _unsized(f: BinaryIO, end: int, depth: int = 0) -> int:
             if count * each > stop - body:
                 found = f"an index of {count:,} samples in {stop - body:,} bytes"
                 raise ScanError(found, f"{each} bytes for each", "download it again")
-            total += 0 if each else count
+            total, unsized = total + count, unsized + (0 if each else count)
         f.seek(stop)
-    return total
+    return total, unsized
 
 
 def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tuple[Fraction, Any]]:

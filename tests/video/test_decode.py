@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -274,6 +275,23 @@ def test_a_gap_in_the_times(tmp_path):
     refused(media.write(tmp_path / "a.mp4", 22, times=[*range(21), 3000]), "frames 5.71 s apart on average, .* 0.04 s")
     # Four times the usual interval is still a variable rate: 4 steps over 16 ticks, most of them 1.
     assert decode.probe(str(media.write(tmp_path / "b.mp4", 5, times=[0, 1, 2, 3, 16]))).frames == 5
+
+
+@needs_x264
+def test_samples_that_are_shown_again_and_again(tmp_path, film):
+    data = film.read_bytes()
+    at = data.find(b"elst") - 4
+    (size,) = struct.unpack(">I", data[at : at + 4])
+    entries = 50 * data[at + 16 : at + 28]
+    grown = bytearray(
+        data[:at] + struct.pack(">I4sII", 16 + len(entries), b"elst", 0, 50) + entries + data[at + size :]
+    )
+    for box in (b"moov", b"trak", b"edts"):
+        place = grown.find(box) - 4
+        (old,) = struct.unpack(">I", grown[place : place + 4])
+        grown[place : place + 4] = struct.pack(">I", old + 16 + len(entries) - size)
+    (tmp_path / "a.mp4").write_bytes(grown)
+    refused(tmp_path / "a.mp4", "more than 160 frames of 40 samples")
 
 
 def test_time_spent_waiting_does_not_count(film, monkeypatch):
