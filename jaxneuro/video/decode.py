@@ -46,6 +46,8 @@ _SHOWN_AGAIN = 4
 _FEW = 3
 #: Largest mean interval between frames, as a multiple of the median one: beyond it the mean rate is not that of most.
 _UNEVEN = 4
+#: Seconds before the part asked for where decoding begins.
+_LEAD = 2
 #: Boxes of an MP4 on the way to those that declare samples.
 _HOLD = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 #: The last two make the result the same on every processor.
@@ -99,9 +101,9 @@ def probe(path: str) -> Video:
     times: list[Fraction] = []
     size, seen = (0, 0), 0
     with _opened(file) as (container, stream, most):
-        zero = (stream.start_time or 0) * stream.time_base
+        zero = _zero(container, stream)
         declared = stream.frames if end is None else 0
-        for when, frame in _frames(container, stream, _before(stream, begin)):
+        for when, frame in _frames(container, stream, _before(zero, begin)):
             seen += 1
             if seen > most:
                 again = f" of {most // _SHOWN_AGAIN:,} samples" if most < MAX_FRAMES else ""
@@ -164,7 +166,7 @@ def _clips(path: str, video: Video, recipe: Recipe, views: list[View], seek: boo
         slots = sampling.slots(recipe, start, video.frames)
         # Opened for each start: a seek to what an index calls the first keyframe need not lead back to the first frame.
         with _opened(file) as (container, stream, _):
-            tries = None if seek else [_before(stream, begin)]
+            tries = None if seek else [_before(_zero(container, stream), begin)]
             for slot, frame in _at(container, stream, video, sorted({int(s) for s in slots}), tries):
                 picture = _picture(frame, video, side, form)
                 for i in which:
@@ -287,12 +289,19 @@ def _frames(container: Any, stream: Any, since: Fraction | None) -> Iterator[tup
             yield when, frame
 
 
-def _before(stream: Any, begin: Fraction) -> Fraction | None:
+def _zero(container: Any, stream: Any) -> Fraction:
+    """Return where a file starts on its own clock, with its picture or with its sound."""
+    if container.start_time is not None:
+        return Fraction(container.start_time, av.time_base)
+    return Fraction((stream.start_time or 0) * stream.time_base)
+
+
+def _before(zero: Fraction, begin: Fraction) -> Fraction | None:
     """Return where to start for the part that begins so many seconds into a file, None for the file's start.
 
     That is well before it: containers seek by the order of decoding, and its first frame must not be missed.
     """
-    return (stream.start_time or 0) * stream.time_base + begin - 2 if begin > 2 else None
+    return zero + begin - _LEAD if begin > _LEAD else None
 
 
 def _at(
