@@ -15,7 +15,7 @@ import re
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -98,13 +98,23 @@ def probe(path: str) -> Video:
       ScanError: it is empty, no video, damaged, cut short, too large, or has no frame in the part asked for.
     """
     file, begin, end = split_fragment(path)
+    if begin > _LEAD:
+        with suppress(ScanError):  # an index that is wrong, or keyframes that are far apart or none
+            return _look(file, begin, end, seek=True)
+    return _look(file, begin, end, seek=False)
+
+
+def _look(file: str, begin: Fraction, end: Fraction | None, seek: bool) -> Video:
+    """Return what the part of a file is, decoded from shortly before it or from the start of the file."""
     times: list[Fraction] = []
     size, seen = (0, 0), 0
     with _opened(file) as (container, stream, most):
         zero = _zero(container, stream)
         declared = stream.frames if end is None else 0
-        for when, frame in _frames(container, stream, _before(zero, begin)):
+        for when, frame in _frames(container, stream, _before(zero, begin) if seek else None):
             seen += 1
+            if seen == 1 and seek and when - zero > begin + _TICK:
+                raise ScanError(f"{float(when - zero):.2f} s as the first frame", f"one before {float(begin):g} s")
             if seen > most:
                 again = f" of {most // _SHOWN_AGAIN:,} samples" if most < MAX_FRAMES else ""
                 raise ScanError(f"more than {most:,} frames{again}", "fewer", "cut it into parts, or encode it anew")
@@ -150,14 +160,15 @@ def read(path: str, video: Video, recipe: Recipe, views: list[View]) -> np.ndarr
     Raises:
       ScanError: the file is no longer one that decodes.
     """
-    try:
-        return _clips(path, video, recipe, views, seek=True)
-    except ScanError:
-        # A damaged index names keyframes that are none. What `probe` has decoded decodes in the same way again.
-        return _clips(path, video, recipe, views, seek=False)
+    # A damaged index names keyframes that are none. What `probe` has decoded decodes in the same way again.
+    for since in ("clip", "part") if split_fragment(path)[1] > _LEAD else ("clip",):
+        with suppress(ScanError):
+            return _clips(path, video, recipe, views, since)
+    return _clips(path, video, recipe, views, "file")
 
 
-def _clips(path: str, video: Video, recipe: Recipe, views: list[View], seek: bool) -> np.ndarray:
+def _clips(path: str, video: Video, recipe: Recipe, views: list[View], since: str) -> np.ndarray:
+    """Return clips, decoded from shortly before each "clip", or from the start of the "part" or the "file"."""
     clips = np.empty((len(views), *recipe.shape), np.uint8)
     file, begin, _ = split_fragment(path)
     form = "gray" if recipe.grey else "rgb24"
@@ -166,7 +177,8 @@ def _clips(path: str, video: Video, recipe: Recipe, views: list[View], seek: boo
         slots = sampling.slots(recipe, start, video.frames)
         # Opened for each start: a seek to what an index calls the first keyframe need not lead back to the first frame.
         with _opened(file) as (container, stream, _):
-            tries = None if seek else [_before(_zero(container, stream), begin)]
+            part = _before(_zero(container, stream), begin) if since == "part" else None
+            tries = None if since == "clip" else [part]
             for slot, frame in _at(container, stream, video, sorted({int(s) for s in slots}), tries):
                 picture = _picture(frame, video, side, form)
                 for i in which:

@@ -17,6 +17,8 @@ from jaxneuro.video.sampling import Recipe, View
 from tests.video import hostile, media
 
 ONE = 1 << 16  # of a display matrix
+#: Keyframes where they are asked for and nowhere else; pictures in the order of decoding.
+PLAIN = {"x264-params": "scenecut=0:bframes=0"}
 needs_x264 = pytest.mark.skipif(media.CODEC != "libx264", reason="needs libx264")
 SMALL = Recipe("small", frames=6, stride=2, short_side=40, crop=32)
 
@@ -63,6 +65,7 @@ OPEN = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=12:min-keyint=12:s
         ("one_key.mp4", {"gop": 600}),
         ("a.ts", {}),
         ("a.avi", {"codec": "mpeg4"}),
+        ("b.avi", {"codec": "mpeg4", "bf": "2"}),
         ("a.mp4", {"codec": "mpeg4"}),
         ("a.mpg", {"codec": "mpeg2video", "bf": "2"}),
         ("vp9.webm", {"codec": "libvpx-vp9"}),
@@ -110,6 +113,27 @@ def test_a_part_far_into_a_file(tmp_path):
         video = decode.probe(f"{path}#t={begin / 25},{(begin + 20) / 25}")
         assert (video.frames, video.start) == (20, Fraction(begin, 25))
         np.testing.assert_array_equal(media.index(clip(path, 0, video=video)), (begin + np.arange(6) * 2) % 32)
+
+
+@needs_x264
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mp4"])
+def test_a_part_longer_after_its_keyframe_than_the_lead(tmp_path, name):
+    """Keyframes are at 0 and 75; where there is no index a seek to shortly before frame 70 leads to the latter."""
+    path = media.write(tmp_path / name, 110, gop=75, **PLAIN)
+    part = f"{path}#t=2.8,4"
+    video = decode.probe(part)
+    assert video.frames == 30
+    np.testing.assert_array_equal(media.index(clip(part, 0, video=video)), (70 + np.arange(6) * 2) % 32)
+
+
+@needs_x264
+def test_a_part_of_a_file_without_keyframes(tmp_path):
+    """Intra refresh: columns are renewed one after the other, and the first picture alone is a keyframe."""
+    path = media.write(tmp_path / "a.mp4", 110, **{"x264-params": "intra-refresh=1:bframes=0:scenecut=0:keyint=25"})
+    part = f"{path}#t=3,4"
+    video = decode.probe(part)
+    assert (video.frames, video.start) == (25, 3)
+    np.testing.assert_array_equal(media.index(clip(part, 0, video=video)), (75 + np.arange(6) * 2) % 32)
 
 
 def test_fragments():
