@@ -46,6 +46,10 @@ _SHOWN_AGAIN = 4
 _FEW = 3
 #: Largest mean interval between frames, as a multiple of the median one: beyond it the mean rate is not that of most.
 _UNEVEN = 4
+#: Share of what a file declares that makes it whole.
+_WHOLE = Fraction(9, 10)
+#: Containers that write down their length and keep it when they are cut; others are measured by FFmpeg as they are.
+_DECLARING = {"matroska,webm", "flv", "asf"}
 #: Seconds before the part asked for where decoding begins.
 _LEAD = 2
 #: Boxes of an MP4 on the way to those that declare samples.
@@ -107,10 +111,10 @@ def probe(path: str) -> Video:
 def _look(file: str, begin: Fraction, end: Fraction | None, seek: bool) -> Video:
     """Return what the part of a file is, decoded from shortly before it or from the start of the file."""
     times: list[Fraction] = []
-    size, seen = (0, 0), 0
+    size, seen, until = (0, 0), 0, Fraction(0)
+    ended = True
     with _opened(file) as (container, stream, most):
         zero = _zero(container, stream)
-        declared = stream.frames if end is None else 0
         for when, frame in _frames(container, stream, _before(zero, begin) if seek else None):
             seen += 1
             if seen == 1 and seek and when - zero > begin + _TICK:
@@ -121,16 +125,26 @@ def _look(file: str, begin: Fraction, end: Fraction | None, seek: bool) -> Video
             if end is not None and when - zero + _TICK < begin:
                 continue
             if end is not None and when - zero + _TICK >= end:
+                ended = False
                 break
             if not times:
                 size = _shown(frame)
             times.append(when)
+            until = max(until, when - zero + frame.duration * frame.time_base)
         rate = stream.average_rate or Fraction(25)
+        samples, seconds = _declared(container, stream)
     if not times:
         where = "no frame" if end is None else f"no frame between {float(begin):g} and {float(end):g} s"
         raise ScanError(where, "one or more", "check the download, and the times of the table")
-    if len(times) < 0.9 * declared:
-        raise ScanError(f"{len(times)} of {declared} frames (cut short)", "all of them", "download it again")
+    if end is None and samples:
+        if len(times) < _WHOLE * samples:
+            raise ScanError(f"{len(times)} of {samples} frames (cut short)", "all of them", "download it again")
+    elif ended and seconds:
+        stop = seconds if end is None else min(seconds, end)
+        # Sound may go on after the last frame, and its length is the container's, too.
+        if until - begin < _WHOLE * (stop - begin) and _last(file) - begin < _WHOLE * (stop - begin):
+            found = f"the last frame at {float(until):.2f} of {float(stop):.2f} s (cut short)"
+            raise ScanError(found, "frames to the end", "download it again")
     if max(size) > MAX_LENGTH * min(size):
         raise ScanError(f"pictures of {size[1]} x {size[0]}", f"a side at most {MAX_LENGTH} times the other")
     if len(times) > 1:
@@ -143,6 +157,29 @@ def _look(file: str, begin: Fraction, end: Fraction | None, seek: bool) -> Video
                 "cut it at the gap, or encode it at a constant rate",
             )
     return Video(len(times), Fraction(rate), times[0], *size)
+
+
+def _declared(container: Any, stream: Any) -> tuple[int, Fraction | None]:
+    """Return how many frames and seconds a file says it shows; 0 and None where it does not say."""
+    seconds = None
+    if stream.duration and "mp4" in container.format.name:
+        length = stream.duration * stream.time_base
+        seconds = length + (stream.start_time or 0) * stream.time_base - _zero(container, stream)
+        # An edit list hides samples (of a film trimmed without encoding it anew), and nothing says how many.
+        if stream.average_rate and stream.frames / stream.average_rate > length * Fraction(101, 100):
+            return 0, seconds
+        if not stream.frames:  # in fragments, whose length FFmpeg has measured
+            return 0, None
+    elif container.duration and container.format.name in _DECLARING:
+        seconds = Fraction(container.duration, av.time_base)
+    return stream.frames, seconds
+
+
+def _last(file: str) -> Fraction:
+    """Return when the last packet of a file ends, whatever is in it, seconds from its start."""
+    with _opened(file) as (container, stream, _):
+        ends = [(p.pts + (p.duration or 0)) * p.time_base for p in container.demux() if p.pts is not None]
+        return max(ends) - _zero(container, stream)
 
 
 def read(path: str, video: Video, recipe: Recipe, views: list[View]) -> np.ndarray:

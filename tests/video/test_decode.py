@@ -136,6 +136,44 @@ def test_a_part_of_a_file_without_keyframes(tmp_path):
     np.testing.assert_array_equal(media.index(clip(part, 0, video=video)), (75 + np.arange(6) * 2) % 32)
 
 
+def trimmed(path, out, first, **options):
+    """Trim a file as `ffmpeg -ss -c copy` does: all samples stay, and an edit list hides those before `first`."""
+    with av.open(str(path)) as source, av.open(str(out), "w", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        shift = int(first / 25 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    return out
+
+
+@needs_x264
+def test_a_film_trimmed_by_an_edit_list(tmp_path):
+    film = media.write(tmp_path / "film.mp4", 120, gop=600, **{"x264-params": "scenecut=0:bframes=2"})
+    path = trimmed(film, tmp_path / "a.mp4", 30)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 120
+    video = decode.probe(str(path))
+    assert (video.frames, video.rate) == (90, 25)
+    np.testing.assert_array_equal(media.index(clip(path, 1, video=video)), (31 + np.arange(6) * 2) % 32)
+    # A part from 2.4 s, frame 60 of those shown, comes from a keyframe that is hidden.
+    part = f"{path}#t=2.4,3.2"
+    video = decode.probe(part)
+    assert video.frames == 20
+    np.testing.assert_array_equal(media.index(clip(part, 0, video=video)), (90 + np.arange(6) * 2) % 32)
+
+
+@needs_x264
+def test_a_trimmed_film_cut_short(tmp_path):
+    film = media.write(tmp_path / "film.mp4", 60, gop=600, picture=noise, **PLAIN)
+    path = trimmed(film, tmp_path / "a.mp4", 20, movflags="faststart")
+    with av.open(str(path)) as source:
+        ends = [packet.pos for packet in source.demux(video=0) if packet.pos is not None]
+    path.write_bytes(path.read_bytes()[: ends[50]])
+    refused(path, r"the last frame at 1.20 of 1.60 s \(cut short\)")
+
+
 def test_fragments():
     assert decode.split_fragment("a b.mp4#t=10,20.5") == ("a b.mp4", 10, Fraction(41, 2))
     assert decode.split_fragment("a#1.mp4") == ("a#1.mp4", 0, None)
@@ -282,6 +320,49 @@ def test_files_cut_short(tmp_path):
     refused(tmp_path / "cut.mp4", r"30 of 40 frames \(cut short\)")
     (tmp_path / "cut.mp4").write_bytes(data[: ends[30] + 50])
     refused(tmp_path / "cut.mp4", "no video that decodes|damaged frame")
+
+
+def test_containers_without_a_number_of_frames_cut_short(tmp_path):
+    film = media.write(tmp_path / "film.mkv", 80, picture=noise)
+    assert decode.probe(str(film)).frames == 80
+    with av.open(str(film)) as source:
+        assert source.streams.video[0].frames == 0
+        ends = {packet.pts: packet.pos for packet in source.demux(video=0) if packet.pos is not None}
+    # A block begins 6 or 7 bytes before its data: what is left ends within one. B-frames make the last time uncertain.
+    (tmp_path / "cut.mkv").write_bytes(film.read_bytes()[: sorted(ends.values())[60]])
+    refused(tmp_path / "cut.mkv", r"the last frame at 2.\d\d of 3.20 s \(cut short\)")
+    refused(f"{tmp_path / 'cut.mkv'}#t=1,3", r"the last frame at 2.\d\d of 3.00 s \(cut short\)")
+    assert decode.probe(f"{tmp_path / 'cut.mkv'}#t=1,2").frames == 25
+
+
+def with_sound(path):
+    """Write sound from 0 to 4 s, and pictures from 2 to 3.2 s."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(media.CODEC, rate=25, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = out.add_stream("aac", rate=8000, layout="mono")
+        for i in range(32):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 8000, i * 1000
+            out.mux(sound.encode(frame))
+        for i in range(30):
+            pixels = np.full((48, 64, 3), media.level(i), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = 50 + i
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        out.mux(sound.encode(None))
+    return path
+
+
+def test_sound_that_is_longer_than_the_picture(tmp_path):
+    path = with_sound(tmp_path / "a.mkv")
+    assert decode.probe(str(path)).frames == 30  # not cut short, though they end at 3.2 of 4 s
+    # A part counts from where the file starts, with its sound: frame 10 is shown at 2.4 s.
+    part = f"{path}#t=2.4,2.8"
+    video = decode.probe(part)
+    assert (video.frames, video.start) == (10, Fraction(12, 5))
+    np.testing.assert_array_equal(media.index(clip(part, 0, video=video)), [10, 12, 14, 16, 18, 10])
 
 
 @needs_x264
