@@ -61,10 +61,23 @@ def images(root: Path, wanted: re.Pattern[str], problems: list[Problem], *, top:
     return found
 
 
+def files(root: Path, wanted: re.Pattern[str], problems: list[Problem], *, what: str) -> list[Path]:
+    """Return the files that `images` would, of another kind than images: nothing is looked into for DICOM.
+
+    Args:
+      root, wanted, problems: as of `images`.
+      what: what the files hold, for messages.
+    """
+    return list(_Walk(root, wanted, problems, what, dicom=False).visit(root, ()))
+
+
 class _Walk:
-    def __init__(self, root: Path, wanted: re.Pattern[str], problems: list[Problem]) -> None:
+    def __init__(
+        self, root: Path, wanted: re.Pattern[str], problems: list[Problem], what: str = "images", dicom: bool = True
+    ) -> None:
         self.root, self.real = root, os.path.realpath(root)
         self.wanted, self.problems = wanted, problems
+        self.what, self.looks = what, dicom
         self.dicom: list[Path] = []
 
     def shown(self, path: Path) -> str:
@@ -97,14 +110,15 @@ class _Walk:
                     yield path
             else:
                 files.append(path)
-        if files and not wanted and _holds_dicom(files):
+        if self.looks and files and not wanted and _holds_dicom(files):
             self.dicom.append(folder)
 
     def _target(self, link: Path, followed: tuple[str, ...] | None = None) -> str | None:
         """Return where a link leads, or None after telling why it is not followed."""
         target = os.path.realpath(link)
         if not Path(target).is_relative_to(self.real):
-            self._tell(link, f"a link out of {self.root}, to {target}", "images in the folder", "copy what it links to")
+            expected = f"{self.what} in the folder"
+            self._tell(link, f"a link out of {self.root}, to {target}", expected, "copy what it links to")
         elif not os.path.exists(target):
             self._tell(link, f"a link to {target}, which is not there", "a file", "fetch what it links to")
         elif followed is not None and (
