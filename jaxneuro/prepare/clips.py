@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxneuro import __version__, manifest, records, sources, splits
+from jaxneuro import __version__, manifest, records, sources, splits, terminal
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import MISSING, Problem, Scan
 from jaxneuro.prepare import folds, parallel
@@ -24,6 +25,10 @@ from jaxneuro.video.sampling import Recipe, View
 
 Progress = Callable[[str, int, int], None]
 STORES = ("files", "clips")
+#: Most bytes of clips that are decoded before they are written.
+_AT_ONCE = 1 << 28
+#: Seconds that may be missing at the end of a part; parts of Kinetics end at whole seconds, files between them.
+_MAY_LACK = 0.5
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,10 @@ def prepare(
     kept = _of_one_subject(done, problems)
     if not kept:
         raise InputError(_nothing(source, problems))
-    problems += [p for f in kept if (p := _short(f, chosen))]
+    problems += [p for f in kept for p in (_ends_early(f), _short(f, chosen)) if p]
     made = fold([f.scan for f in kept])
+    shares = {"validation": validation, "test": test}
+    _say_empty(made, meant=[name for name, share in shares.items() if share == 0])
     train = set(made.subjects["train"])
     plan = [_rows(f, chosen, store, each_view, clips, seed, f.scan.subject in train) for f in kept]
     rows = [scan for part, _ in plan for scan in part]
@@ -149,18 +156,38 @@ def prepare(
 
 
 def _read(source: Path, table: Path | None, columns: Mapping[str, str] | None) -> sources.Source:
-    if source.is_file() and not kinetics.is_table(source):
-        return sources.read(source, "table", columns, table)
+    if source.is_file():
+        if source.suffix.lower() in kinetics.SUFFIXES:
+            raise InputError(f"{source}: found a video; expected the folder that it lies in, or a table of videos")
+        header = manifest.read_table(source, [])[0]
+        if not kinetics.is_table(source, whole=not columns and "path" not in header):
+            return _own(source, table, columns or {})
     if columns:
         raise InputError(f"--columns: found with {source}; expected a table of your own, with a row a video")
     if source.is_file() and table is not None:
         raise InputError(f"--table: found with {source}, a table of Kinetics itself; expected the folder of its videos")
-    return kinetics.read(source.parent, table=source) if source.is_file() else kinetics.read(source, table=table)
+    return kinetics.read(_beside(source), table=source) if source.is_file() else kinetics.read(source, table=table)
+
+
+def _own(source: Path, table: Path | None, columns: Mapping[str, str]) -> sources.Source:
+    """Read a person's table, in the words of videos."""
+    found = sources.read(source, "table", columns, table)
+    problems = [replace(p, expected="a video") if p.expected == "an image file" else p for p in found.problems]
+    found = replace(found, problems=problems, rule="every row whose subject and video are there")
+    return folds.of_column(found, source, columns)
+
+
+def _beside(table: Path) -> Path:
+    """Return the folder of the videos of a table of Kinetics."""
+    folder = table.parent
+    return folder.parent if Path(os.path.abspath(folder)).name == "annotations" else folder
 
 
 def _nothing(source: Path, problems: Sequence[Problem]) -> str:
     first = f"; the first problem: {problems[0]}" if problems else ""
-    return f"{source}: found no usable video; expected at least one{first}"
+    lacking = source.is_file() and any(p.found == "a row with no file" for p in problems)
+    elsewhere = f"; if they lie elsewhere: prepare FOLDER --table {source}" if lacking else ""
+    return f"{source}: found no usable video; expected at least one{elsewhere}{first}"
 
 
 def _absolute(path: str) -> str:
@@ -184,11 +211,46 @@ def _look(scan: Scan) -> _Found | Problem:
 
 def _of_one_subject(done: Sequence[_Found], problems: list[Problem]) -> list[_Found]:
     """Leave out every file that stands under two subjects; parts of one file under one subject are all kept."""
-    one = {(f.scan.subject, f.scan.content_hash): f.scan for f in done}
-    kept, shared = manifest.drop_shared_images(one.values())
-    problems += shared
-    whole = {(s.subject, s.content_hash) for s in kept}
-    return [f for f in done if (f.scan.subject, f.scan.content_hash) in whole]
+    owners: dict[str, dict[str, None]] = {}
+    for f in done:
+        owners.setdefault(f.scan.content_hash, {})[f.scan.subject] = None
+    kept = []
+    for f in done:
+        if others := [s for s in owners[f.scan.content_hash] if s != f.scan.subject]:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            problems.append(
+                Problem(
+                    f.scan.path,
+                    f"the file of {f.scan.name}, the same file as that of {', '.join(others[:3])}{more}",
+                    "a file of its own for every subject",
+                    "find out whose it is, remove the others",
+                )
+            )
+        else:
+            kept.append(f)
+    return kept
+
+
+def _ends_early(found: _Found) -> Problem | None:
+    """Tell of a part whose file ends before it."""
+    _, begin, end = decode.split_fragment(found.scan.path)
+    # The part's first frame may come a whole frame after its start.
+    if end is None or float(end - begin) - found.video.seconds <= _MAY_LACK + 1 / float(found.video.rate):
+        return None
+    return Problem(
+        found.scan.path,
+        f"{found.video.seconds:.1f} s, where the file ends",
+        f"{float(end - begin):.1f} s, as its times say",
+        "kept as it is; check the times and the download",
+        dropped=False,
+    )
+
+
+def _say_empty(made: splits.Splits, *, meant: Sequence[str]) -> None:
+    """Say which of the folds that runs measure by have nobody in them, but for those that were meant to."""
+    for name in ("validation", "test"):
+        if not made.subjects[name] and name not in meant:
+            terminal.say(f"fold {name}: found no subject among {sum(map(len, made.subjects.values()))}; it is empty")
 
 
 def _short(found: _Found, recipe: Recipe) -> Problem | None:
@@ -251,8 +313,14 @@ def _decode_into(
 
 
 def _decode(path: str, video: Video, recipe: Recipe, views: list[View], file: Path) -> Path:
+    """Write the clips of a video as an array, a few at a time: there may be more of them than the memory holds."""
+    few = max(1, _AT_ONCE // math.prod(recipe.shape))
     try:
-        np.save(file, decode.read(path, video, recipe, views))
+        with open(file, "wb") as f:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(views), *recipe.shape)}
+            np.lib.format.write_array_header_1_0(f, header)
+            for i in range(0, len(views), few):
+                f.write(decode.read(path, video, recipe, views[i : i + few]).data)
     except ScanError as e:  # a moment ago it was decoded from end to end
         raise InputError(
             f"{path}: found {e.found}; expected {e.expected}; it has changed meanwhile; begin again"

@@ -10,7 +10,7 @@ import pytest
 
 from jaxneuro import cli, data, info, manifest, records
 from jaxneuro.errors import CorruptDataError, InputError
-from jaxneuro.prepare import run
+from jaxneuro.prepare import clips, run
 from jaxneuro.video import files, sampling
 from jaxneuro.video.sampling import Recipe
 from tests.conftest import CONFIGS
@@ -215,7 +215,90 @@ def test_one_file_under_two_names_is_left_out(videos, tmp_path):
     shutil.copy(root / "train/yoga/v00.mp4", root / "val/yoga/copy.mp4")
     d = prepare(root, tmp_path / "d", "files")
     assert not {"v00", "copy"} & {s.subject for s in d.scans}
-    assert sum("the same image as" in p.found for p in manifest.read_problems(tmp_path / "d" / "failures.csv")) == 2
+    assert sum("the same file as" in p.found for p in manifest.read_problems(tmp_path / "d" / "failures.csv")) == 2
+
+
+def problems_of(folder):
+    return [(p.where.rsplit("/", 1)[-1], p.found, p.dropped) for p in manifest.read_problems(folder / "failures.csv")]
+
+
+def test_every_part_of_a_file_under_two_names_is_told(tmp_path):
+    for name, frames in (("a", 30), ("b", 31)):
+        media.write(tmp_path / f"{name}.mp4", frames, size=(24, 32))
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "copy.mp4")
+    rows = "a,0,0.4\na,0.4,0.8\na,0.8,1.2\ncopy,0,0.4\ncopy,0.8,1.2\nb,0,1.2\n"
+    (tmp_path / "k.csv").write_text("youtube_id,time_start,time_end\n" + rows)
+    d = prepare(tmp_path, tmp_path / "d", "files", validation=0, test=0)
+    assert [s.subject for s in d.scans] == ["b"]
+    assert [(where, dropped) for where, _, dropped in problems_of(tmp_path / "d")] == [
+        ("a.mp4#t=0,0.4", True), ("a.mp4#t=0.4,0.8", True), ("a.mp4#t=0.8,1.2", True),
+        ("copy.mp4#t=0,0.4", True), ("copy.mp4#t=0.8,1.2", True),
+    ]  # fmt: skip
+
+
+def test_parts_beyond_the_end_are_told(tmp_path):
+    media.write(tmp_path / "a.mp4", 50, size=(24, 32))  # 2 s
+    # Half a second and a frame may lack.
+    (tmp_path / "k.csv").write_text("youtube_id,time_start,time_end\na,0,2.5\na,1,3\na,0,2\n")
+    prepare(tmp_path, tmp_path / "d", "files", validation=0, test=0)
+    assert problems_of(tmp_path / "d") == [("a.mp4#t=1,3", "1.0 s, where the file ends", False)]
+
+
+def test_a_table_in_annotations(tmp_path):
+    (tmp_path / "k" / "annotations").mkdir(parents=True)
+    media.write(tmp_path / "k" / "a.mp4", 20, size=(24, 32))
+    table = tmp_path / "k" / "annotations" / "train.csv"
+    table.write_text("youtube_id,time_start,time_end\na,0,0.8\n")
+    assert len(prepare(table, tmp_path / "d", "files", validation=0, test=0).scans) == 1
+    (tmp_path / "k" / "lists").mkdir()
+    elsewhere = table.rename(tmp_path / "k" / "lists" / "train.csv")
+    with pytest.raises(InputError, match=r"no usable video; .* prepare FOLDER --table .*lists/train.csv"):
+        prepare(elsewhere, tmp_path / "e", "files")
+
+
+def test_the_folds_of_a_table_of_ones_own(videos, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    names = [str(videos / f"train/{('yoga', 'surfing')[i % 2]}/v{i:02d}.mp4") for i in range(6)]
+    words = ["train", "val", "TEST", "fold1", "", "train"]
+    people = ["p0", "p1", "p2", "p3", "p4", "p1"]
+    rows = [f"{p},{i},{n},{w}\n" for i, (p, n, w) in enumerate(zip(people, names, words, strict=True))]
+    table.write_text("id,session,path,Split\n" + "".join(rows) + "p6,6,gone.mp4,train\n")
+    d = prepare(table, tmp_path / "d", "files", columns={"subject": "id"})
+    assert {k: v for k, v in d.splits.subjects.items() if v} == {"train": ["p0"], "test": ["p2"]}
+    assert "fold validation: found no subject among 2" in capsys.readouterr().err
+    assert d.card["inclusion"] == "every row whose subject and video are there"
+    assert problems_of(tmp_path / "d") == [
+        ("t.csv line 8", "path 'gone.mp4'", True),
+        ("t.csv line 5", "split 'fold1'", True),
+        ("t.csv line 6", "split ''", True),
+        ("t.csv line 3", "p1 in folds train, validation", True),
+        ("t.csv line 7", "p1 in folds train, validation", True),
+    ]
+    assert "image" not in (tmp_path / "d" / "failures.csv").read_text()
+
+
+def test_many_clips_are_written_a_few_at_a_time(videos, tmp_path, monkeypatch):
+    prepare(videos, tmp_path / "a", "clips", clips=5, views="3x3")
+    counts = []
+    read = clips.decode.read
+    monkeypatch.setattr(clips, "_AT_ONCE", 2 * 4 * 16 * 16 * 3)  # two clips
+    monkeypatch.setattr(
+        clips.decode, "read", lambda p, v, r, views: (counts.append(len(views)), read(p, v, r, views))[1]
+    )
+    prepare(videos, tmp_path / "b", "clips", clips=5, views="3x3")
+    assert max(counts) == 2
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+
+
+def test_sources_that_are_none(videos, tmp_path):
+    with pytest.raises(InputError, match=r"v00.mp4: found a video; expected the folder that it lies in"):
+        prepare(videos / "train/yoga/v00.mp4", tmp_path / "d", "files")
+    table = tmp_path / "k.csv"
+    table.write_text("youtube_id,time_start,time_ende\na,0,1\n")
+    with pytest.raises(InputError, match=r"expected \['time_end'\] too, as tables of Kinetics have"):
+        prepare(table, tmp_path / "d", "files")
+    with pytest.raises(InputError, match="--seed: found -1; expected 0 or more"):
+        prepare(videos, tmp_path / "d", "files", seed=-1)
 
 
 def test_arguments_out_of_range(videos, tmp_path):
