@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Return the experiment."""
     config = common.get_config()
     config.data.batch_size = 16
-    config.model.update(name="tiny_densenet", block_sizes=(2, 4, 4), growth_rate=12, stem_features=24)
+    config.model.update(name="tiny_densenet", block_sizes=(2, 4, 4), growth_rate=12, stem_features=16)
     config.optimizer.update(learning_rate=2e-3)
-    config.training.update(epochs=20)
+    config.training.update(epochs=25)
     return config

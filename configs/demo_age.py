@@ -14,5 +14,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """Return the experiment."""
     config = demo_ad.get_config()
+    config.data.batch_size = 8  # half the scans of the classifier's: as many steps
+    config.training.update(epochs=50)
     config.task.update(name="age", kind="regression", target="age", classes=(), ignore=(), only=("CN",))
     return config
