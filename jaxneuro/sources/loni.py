@@ -32,7 +32,13 @@ class Series:
         return self.day.isoformat()
 
 
-def series(root: Path, subject: re.Pattern[str], sequence: re.Pattern[str], problems: list[Problem]) -> list[Series]:
+def series(
+    root: Path,
+    subject: re.Pattern[str],
+    sequence: re.Pattern[str],
+    problems: list[Problem],
+    unfit: re.Pattern[str] | None = None,
+) -> list[Series]:
     """Return the images of some sequences.
 
     Args:
@@ -40,6 +46,7 @@ def series(root: Path, subject: re.Pattern[str], sequence: re.Pattern[str], prob
       subject: what names of subjects look like, as a whole.
       sequence: searched in names of sequences.
       problems: grows by images in other places, and, in one problem, by those of other sequences.
+      unfit: where it finds something in the name of a sequence, that is another one, too.
 
     Raises:
       InputError: there is no such folder, or only DICOM.
@@ -53,7 +60,7 @@ def series(root: Path, subject: re.Pattern[str], sequence: re.Pattern[str], prob
             problems.append(
                 Problem(where, "an image in another place", "SUBJECT/SEQUENCE/DATE/IMAGE/*.nii", "keep LONI's folders")
             )
-        elif not sequence.search(parts[1]) or _PARTS.search(parts[1]):
+        elif not sequence.search(parts[1]) or any(p.search(parts[1]) for p in (_PARTS, unfit) if p):
             others.append((where, parts[1]))
         else:
             # The image's number where the folder or the file says it, else that of the series.
@@ -66,7 +73,7 @@ def series(root: Path, subject: re.Pattern[str], sequence: re.Pattern[str], prob
             Problem(
                 f"{others[0][0]} and such",
                 f"{len(others)} images of other sequences ({shown})",
-                f"a sequence that fits '{sequence.pattern}'",
+                f"a sequence that fits '{sequence.pattern}'" + (f" and not '{unfit.pattern}'" if unfit else ""),
                 "if they are T1-weighted: --option sequence=REGEX",
             )
         )

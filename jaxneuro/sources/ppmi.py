@@ -51,6 +51,14 @@ COLUMNS = {
     "site": ("SITE",),
 }
 SEQUENCE = r"MP[-_ ]?RAGE|SPGR|(?<![A-Z0-9])T1"
+#: T1-weighted, too, but with another contrast (FLAIR, turbo spin echo, after gadolinium) or of thick slices in one plane.
+UNFIT = (
+    r"FLAIR|(?<![A-Z])(?:[TF]SE|2D|GD|GAD[A-Z]*|CONTRAST|POST)(?![A-Z])"
+    r"|^(?!.*(?:3D|MP[-_ ]?RAGE|SPGR)).*(?<![A-Z])(?:AX|AXIAL|TRA|COR|CORONAL)(?![A-Z])"
+)
+#: Of several images of a day, the first of these that is there; else any.
+_BEST = (re.compile(r"MP[-_ ]?RAGE", re.IGNORECASE), re.compile("SPGR", re.IGNORECASE))
+_REPEATED = re.compile("repeat|rpt", re.IGNORECASE)
 _SUBJECT = re.compile(r"\d{3,6}")
 
 
@@ -69,7 +77,7 @@ def read(
     *,
     table: Path | None = None,
     columns: Mapping[str, str] | None = None,
-    sequence: str = SEQUENCE,
+    sequence: str | None = None,
 ) -> Source:
     """Read the T1-weighted images of PPMI with the participant's cohort as the diagnosis.
 
@@ -79,7 +87,8 @@ def read(
         becomes that at the scan where the table has the day that it is of, and is missing where not. By default
         Participant_Status.csv in `root`.
       columns: what the table holds to its column, of `COLUMNS`.
-      sequence: regular expression that finds the names of T1-weighted sequences.
+      sequence: regular expression that finds the names of the sequences to take; by default `SEQUENCE` without
+        `UNFIT`.
 
     Raises:
       InputError: the folder or table cannot be read, or an option has no such value.
@@ -91,7 +100,8 @@ def read(
     rows = people.by("image" if an_image else "subject", problems)
     if an_image:
         rows = {number.removeprefix("I"): row for number, row in rows.items()}
-    found = loni.series(root, _SUBJECT, options.pattern("sequence", sequence), problems)
+    unfit = re.compile(UNFIT, re.IGNORECASE) if sequence is None else None
+    found = loni.series(root, _SUBJECT, options.pattern("sequence", sequence or SEQUENCE), problems, unfit)
     of = {s.path: s for s in found}
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
@@ -111,9 +121,15 @@ def read(
 
     return Source(
         name="PPMI",
-        scans=scans_of((Image(s.subject, s.session, s.path, (s.sequence,)) for s in found), describe, root, problems),
+        scans=scans_of((Image(s.subject, s.session, s.path, _rank(s)) for s in found), describe, root, problems),
         problems=problems,
         rule="one T1-weighted scan a day of every participant with a row; PD and healthy controls (CN); SWEDD, "
         "prodromal and genetic cohorts keep names of their own",
         synthetic=False,
     )
+
+
+def _rank(s: loni.Series) -> tuple[int, bool, int, str]:
+    """Prefer MPRAGE, then SPGR, then any other; the first acquisition; the lowest number."""
+    best = next((i for i, name in enumerate(_BEST) if name.search(s.sequence)), len(_BEST))
+    return best, bool(_REPEATED.search(s.sequence)), int(s.number) if s.number.isdecimal() else 0, s.number

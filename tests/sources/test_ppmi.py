@@ -91,6 +91,42 @@ def test_of_two_images_of_a_day_one_with_a_row_is_kept(study, place, told):
     assert (scan(3102, 10, sequence="MPRAGE"), "an image with no row", True) in told(found.problems)
 
 
+def test_of_a_day_mprage_then_spgr_then_another_t1_is_kept_whatever_their_names_begin_with(study, place, told):
+    day = "2012-01-01"
+    names = [
+        scan(3104, number, day, sequence)
+        for number, sequence in (
+            (40, "Sag_MPRAGE_repeat"),
+            (100, "SAG_MPRAGE"),
+            (31, "MPRAGE_GRAPPA"),
+            (30, "AX_FSPGR_3D"),
+            (29, "3D_T1-weighted"),
+        )
+    ]
+    place(*names)
+    kept = []
+    while names:
+        found = ppmi.read(study)
+        kept.append(next(s.path for s in found.scans if s.session == day))
+        seconds = [w for w, what, _ in told(found.problems) if what == "a second T1w image of one session"]
+        assert len(seconds) == len(names) - 1
+        (study / names.pop(names.index(kept[-1].removeprefix(f"{study}/")))).unlink()
+    assert [p.rsplit("_I", 1)[1] for p in kept] == ["31.nii", "100.nii", "40.nii", "30.nii", "29.nii"]
+
+
+def test_flat_scans_and_other_contrasts_are_no_t1_scan_unless_asked_for(study, place, told):
+    others = ["AX_T1", "Axial_T1_SE", "T1-FLAIR", "T1W_TSE_GD", "COR_T1", "MPRAGE_POST_GAD"]
+    place(*(scan(3104, 20 + i, "2012-01-01", s) for i, s in enumerate(others)))
+    place(flat := scan(3103, 50, "2011-05-10", "AX_T1"))
+    found = ppmi.read(study)
+    assert [s.path for s in found.scans] == [str(study / scan(p, n)) for p, n in ((3102, 11), (3103, 12), (3104, 13))]
+    assert [what for _, what, _ in told(found.problems) if "other seq" in what] == [
+        "8 images of other sequences (AX_T1, Axial_T1_SE, COR_T1, DTI_gated, MPRAGE_POST_GAD, T1-FLAIR, T1W_TSE_GD)"
+    ]
+    asked = ppmi.read(study, sequence="AX_T1")
+    assert [s.path for s in asked.scans][:1] == [str(study / flat)]
+
+
 def test_other_sequences_are_taken_by_a_pattern_and_columns_by_name(study, place):
     place("a.csv", text="nr,cohort\n3104,4\n")
     taken = ppmi.read(study, table=study / "a.csv", columns={"subject": "nr"}, sequence="DTI")
