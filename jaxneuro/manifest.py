@@ -147,6 +147,34 @@ def drop_shared_images(scans: Iterable[Scan]) -> tuple[list[Scan], list[Problem]
     return [s for s in scans if s.path not in bad], problems
 
 
+def person(subject: str) -> str:
+    """Return a subject's identifier without what spreadsheets and BIDS do to it: `sub-001`, `1.0` and `1` are one."""
+    plain = subject.casefold().removeprefix("sub-")
+    return re.sub(r"^(\d+)\.0+$", r"\1", plain).lstrip("0") or "0"
+
+
+def check_spellings(scans: Iterable[Scan], where: str) -> None:
+    """Refuse one person under two spellings, such as `1` and `sub-001`, who could end in two folds.
+
+    Args:
+      scans: the manifest.
+      where: names it in the message.
+
+    Raises:
+      InputError: names both spellings (of the first such person, and how many there are).
+    """
+    spellings: dict[str, set[str]] = {}
+    for scan in scans:
+        spellings.setdefault(person(scan.subject), set()).add(scan.subject)
+    if several := [sorted(names) for _, names in sorted(spellings.items()) if len(names) > 1]:
+        first, second, *_ = several[0]
+        more = f" (and {len(several) - 1} more such people)" if len(several) > 1 else ""
+        raise InputError(
+            f"{where}: found subjects '{first}' and '{second}'{more}; expected one spelling of one person; write it "
+            "alike everywhere, or give different people names that differ in more than case, sub-, leading zeros and .0"
+        )
+
+
 def rename(scans: Iterable[Scan], prefix: str) -> list[Scan]:
     """Return the scans with `prefix` before every subject, to tell two studies' `sub-001` apart."""
     return [replace(s, subject=prefix + s.subject) for s in scans]

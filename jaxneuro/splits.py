@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxneuro.errors import InputError, LeakageError
-from jaxneuro.manifest import MISSING, Scan
+from jaxneuro.manifest import MISSING, Scan, person
 
 FOLDS = ("train", "validation", "test", "ood")
 
@@ -207,8 +207,8 @@ def select(
 def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
     """Refuse a subject, or an image, that stands in more than one group.
 
-    Subjects are compared by identifier whatever the dataset, images by content hash: two preparations of one study
-    must not meet unseen.
+    Subjects are compared by identifier whatever the dataset, in any spelling (`manifest.person`), images by content
+    hash: two preparations of one study must not meet unseen.
 
     Raises:
       LeakageError: names the groups and the offenders (the first ten of each kind, and how many there are).
@@ -218,14 +218,16 @@ def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
     found = []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            subjects = sorted({s.subject for s in seen[a]} & {s.subject for s in seen[b]})
+            here, there = _people(seen[a]), _people(seen[b])
+            subjects = here.keys() & there.keys()
             if subjects:
-                found.append(f"{_are(len(subjects), 'subject')} in {a} and in {b}: {_few(subjects)}")
+                names_of = sorted(" = ".join(dict.fromkeys((here[p], there[p]))) for p in subjects)
+                found.append(f"{_are(len(subjects), 'subject')} in {a} and in {b}: {_few(names_of)}")
             hashes = {s.content_hash: s for s in seen[a] if s.content_hash}
             images = sorted(
                 f"{hashes[s.content_hash].name} = {s.name} ({s.content_hash[:12]})"
                 for s in seen[b]
-                if s.content_hash in hashes and s.subject not in subjects
+                if s.content_hash in hashes and person(s.subject) not in subjects
             )
             if images:
                 found.append(f"{_are(len(images), 'image')} in {a} and in {b}: {_few(images)}")
@@ -236,6 +238,14 @@ def check_disjoint(groups: Mapping[str, Iterable[Scan]]) -> None:
             + "; expected none; remove them from one side, or if equal names are different people, prepare one "
             "dataset again with --subject-prefix"
         )
+
+
+def _people(scans: Iterable[Scan]) -> dict[str, str]:
+    """Return who is there, by `person`, as the first of each one's scans spells it."""
+    people: dict[str, str] = {}
+    for scan in scans:
+        people.setdefault(person(scan.subject), scan.subject)
+    return people
 
 
 def _are(n: int, what: str) -> str:

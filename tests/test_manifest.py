@@ -3,7 +3,10 @@
 import math
 import os
 
+import pytest
+
 from jaxneuro import manifest
+from jaxneuro.errors import InputError
 from jaxneuro.manifest import Scan
 
 
@@ -47,3 +50,27 @@ def test_file_names_that_are_not_utf8_are_read_back_exactly_and_can_be_printed(t
     manifest.write_problems(tmp_path / "p.csv", problems)
     assert manifest.read_problems(tmp_path / "p.csv") == problems
     assert str(problems[0]) == r"d\udcff/a.nii: found x; expected y"
+
+
+@pytest.mark.parametrize(
+    ("spellings", "plain"),
+    [
+        (("1", "001", "sub-001", "1.0", "SUB-1", "sub-1.00"), "1"),
+        (("S1", "s1", "sub-s1"), "s1"),
+        (("0", "000", "sub-0"), "0"),
+        (("002_S_0295", "2_s_0295"), "2_s_0295"),
+        (("v1.0",), "v1.0"),
+        (("10", "010"), "10"),
+        (("ldm-sub-001",), "ldm-sub-001"),
+    ],
+)
+def test_a_person_is_one_in_every_spelling(spellings, plain):
+    assert {manifest.person(s) for s in spellings} == {plain}
+
+
+def test_two_spellings_of_one_person_are_refused_by_name():
+    manifest.check_spellings([Scan("1", "a"), Scan("1", "b"), Scan("2"), Scan("S1"), Scan("10")], "t.csv")
+    with pytest.raises(InputError, match=r"^t\.csv: found subjects '001' and '1'; expected one spelling of one person;"):
+        manifest.check_spellings([Scan("1"), Scan("2"), Scan("001")], "t.csv")
+    with pytest.raises(InputError, match=r"subjects '7' and 'sub-7' \(and 1 more such people\)"):
+        manifest.check_spellings([Scan(s) for s in ("S1", "7", "s1", "sub-7")], "t.csv")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxneuro.errors import InputError
+from jaxneuro.manifest import check_spellings
 from jaxneuro.sources import adni, bids, ldm100k, oasis1, oasis3, openbhb, ppmi, table, tree, ukb
 from jaxneuro.sources.base import Layout, Source
 
@@ -47,7 +48,7 @@ def read(
 
     Raises:
       InputError: the source cannot be read, bears the marks of no layout or of several, or its layout takes no table,
-        columns or such an option.
+        columns or such an option; or one person has two spellings.
     """
     if kind is not None and kind not in READERS:
         raise InputError(f"--study: found '{kind}'; expected one of {list(READERS)}")
@@ -70,7 +71,9 @@ def read(
         given["columns"] = columns
     if table is not None:
         given["table"] = table
-    return reader(path, **given)
+    found = reader(path, **given)
+    check_spellings(found.scans, str(path))
+    return found
 
 
 def _recognised(path: Path) -> str:

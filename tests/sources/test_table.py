@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jaxneuro import manifest
+from jaxneuro import manifest, sources
 from jaxneuro.errors import InputError
 from jaxneuro.sources import table
 
@@ -93,3 +93,10 @@ def test_sessions_that_are_called_like_views_of_a_video_are_refused(tmp_path):
 def test_a_folder_is_no_table(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_csv(tmp_path)
+
+
+def test_one_person_in_two_spellings_is_refused(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("subject,session,path\n1,a,a.nii\nsub-001,b,a.nii\n")
+    with pytest.raises(InputError, match=r"t\.csv: found subjects '1' and 'sub-001'; expected one spelling"):
+        sources.read(tmp_path / "t.csv")
