@@ -47,8 +47,8 @@ def read(
       options: keywords of the reader, such as days=90 for "adni".
 
     Raises:
-      InputError: the source cannot be read, bears the marks of no layout or of several, or its layout takes no table,
-        columns or such an option; or one person has two spellings.
+      InputError: the source cannot be read, bears the marks of no layout or of several, or its layout takes no table
+        or such a column or option; or one person has two spellings.
     """
     if kind is not None and kind not in READERS:
         raise InputError(f"--study: found '{kind}'; expected one of {list(READERS)}")
@@ -57,8 +57,6 @@ def read(
     kind = kind or _recognised(path)
     reader = READERS[kind].read
     known = inspect.signature(reader).parameters
-    if columns and "columns" not in known:
-        raise InputError(f"--columns: found with the folder {path}; expected a CSV; BIDS names its own columns")
     if table is not None and "table" not in known:
         raise InputError(f"--table: found with {path}, of layout '{kind}'; expected none; it has its own, or is one")
     options = options or {}

@@ -84,6 +84,7 @@ def read(
     merge = Table(
         table_of(root, table, ("ADNIMERGE.csv",)), COLUMNS, ("subject", "visit", "date", "diagnosis"), columns, problems
     )
+    merge.tell_columns(("age", "sex", "site"), problems)
     people = _people(merge, problems)
     of = {s.path: s for s in loni.series(root, _SUBJECT, options.pattern("sequence", sequence), problems)}
     found = [Image(s.subject, s.session, s.path, _rank(s), _kind(s.sequence)) for s in of.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from jaxneuro.errors import InputError
 from jaxneuro.manifest import Problem, Scan, is_missing, read_table
 from jaxneuro.sources import tree
 from jaxneuro.sources.base import Source
-from jaxneuro.sources.rows import scan_of_row
+from jaxneuro.sources.rows import no_columns, scan_of_row, shown
 
 MARKS = "participants.tsv or dataset_description.json beside folders such as sub-01"
+#: What `--columns` names columns by.
+ROLES = ("age", "sex", "site", "diagnosis", "label")
 _ANY = re.compile("_T1w" + tree.NIFTI)
 _SUBJECTS = re.compile("^sub-")
 _IMAGE = re.compile(r"^(sub-[A-Za-z0-9]+)_(?:(ses-[A-Za-z0-9]+)_)?(?:[a-z]+-[A-Za-z0-9]+_)*T1w\.nii(\.gz)?$")
@@ -27,7 +30,7 @@ def looks_like(path: Path) -> bool:
     return tree.any_name(path, "sub-[A-Za-z0-9]+") and "siteXacq" not in tree.header(path / "participants.tsv")
 
 
-def read(root: Path) -> Source:
+def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
     """Read the T1-weighted scans of a BIDS tree.
 
     Labels come from `participants.tsv`; those of a `sessions.tsv` (one a subject, `sub-X/sub-X_sessions.tsv`, or one
@@ -35,18 +38,22 @@ def read(root: Path) -> Source:
 
     Args:
       root: the folder.
+      columns: of `ROLES`, to the name of the column in `participants.tsv` or `sessions.tsv`, in place of the role's own.
 
     Returns:
       The usable scans, sorted by subject and session, and the problems.
 
     Raises:
-      InputError: the folder or its `participants.tsv` is missing or is not a table, or its description is not JSON.
+      InputError: the folder or its `participants.tsv` is missing or is not a table, no table has a named
+        column, or its description is not JSON.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such file or folder; expected a BIDS folder with participants.tsv, or a CSV")
     problems: list[Problem] = []
-    participants, repeated = _participants(root / "participants.tsv", problems)
-    sessions = _sessions(root, problems)
+    named = _Columns(columns or {})
+    participants, repeated = _participants(root / "participants.tsv", named, problems)
+    sessions = _sessions(root, named, problems)
+    named.check(root / "participants.tsv", problems)
 
     scans: dict[tuple[str, str], Scan] = {}
     for path in tree.images(root, _ANY, problems, top=_SUBJECTS):
@@ -121,11 +128,45 @@ def _description(file: Path) -> dict[str, Any]:
     return found
 
 
-def _participants(path: Path, problems: list[Problem]) -> tuple[dict[str, dict[str, str]], set[str]]:
+class _Columns:
+    """Which columns of a study's tables hold what."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        if strange := sorted(set(given) - set(ROLES)):
+            raise InputError(f"--columns: found {strange}; expected names among {list(ROLES)}")
+        self.given = {role: name.strip() for role, name in given.items()}
+        self.header: list[str] = []
+        self.found: set[str] = set()
+
+    def cells(self, header: Sequence[str], row: Mapping[str, str]) -> dict[str, str]:
+        """Return a row by role."""
+        there = {c.lower(): c for c in reversed(header)}
+        names = {role: self.given.get(role, role).lower() for role in ROLES}
+        return {role: row[there[name]] for role, name in names.items() if name in there}
+
+    def see(self, header: Sequence[str]) -> None:
+        """Take note of a table's columns."""
+        self.header += [c for c in header if c not in self.header]
+        self.found |= set(self.cells(header, dict.fromkeys(header, "")))
+
+    def check(self, table: Path, problems: list[Problem]) -> None:
+        """Refuse a named column that no table has, and tell of labels that have none."""
+        if absent := [role for role in self.given if role not in self.found]:
+            raise InputError(
+                f"{table}: found columns {shown(self.header)}; expected {self.given[absent[0]]} for {absent[0]}, here or "
+                "in sessions.tsv"
+            )
+        no_columns(table, [r for r in ("diagnosis", "sex", "age") if r not in self.found], self.header, problems)
+
+
+def _participants(
+    path: Path, named: _Columns, problems: list[Problem]
+) -> tuple[dict[str, dict[str, str]], set[str]]:
     """Return subject to row, and the subjects that have more than one."""
     header, rows = read_table(path, problems)
     if "participant_id" not in header:
         raise InputError(f"{path}: found columns {header}; expected participant_id")
+    named.see(header)
     count = Counter(row["participant_id"] for _, row in rows)
     for subject, n in count.items():
         if n > 1:
@@ -138,11 +179,11 @@ def _participants(path: Path, problems: list[Problem]) -> tuple[dict[str, dict[s
         if not re.fullmatch(r"sub-[A-Za-z0-9]+", subject):
             problems.append(Problem(f"{path} line {line}", f"participant_id '{subject}'", "sub- and letters or digits"))
         elif count[subject] == 1:
-            result[subject] = row
+            result[subject] = named.cells(header, row)
     return result, {subject for subject, n in count.items() if n > 1}
 
 
-def _sessions(root: Path, problems: list[Problem]) -> dict[tuple[str, str], dict[str, str]]:
+def _sessions(root: Path, named: _Columns, problems: list[Problem]) -> dict[tuple[str, str], dict[str, str]]:
     result: dict[tuple[str, str], dict[str, str]] = {}
     for path in [root / "sessions.tsv", *sorted(root.glob("sub-*/sub-*_sessions.tsv"))]:
         if not path.is_file():
@@ -156,6 +197,7 @@ def _sessions(root: Path, problems: list[Problem]) -> dict[tuple[str, str], dict
         if not need <= set(header):
             problems.append(Problem(str(path), f"columns {header}", f"{sorted(need)} among them"))
             continue
+        named.see(header)
         for line, row in rows:
             key = (row["participant_id"] if path.parent == root else path.parent.name, row["session_id"])
             if key in result:
@@ -163,5 +205,5 @@ def _sessions(root: Path, problems: list[Problem]) -> dict[tuple[str, str], dict
                     Problem(f"{path} line {line}", f"{key[1]} again", "one row a session", "the first was kept", False)
                 )
                 continue
-            result[key] = {k: v for k, v in row.items() if not is_missing(v)}
+            result[key] = {role: v for role, v in named.cells(header, row).items() if not is_missing(v)}
     return result

@@ -47,6 +47,7 @@ def read(root: Path, *, table: Path | None = None, columns: Mapping[str, str] | 
     """
     problems: list[Problem] = []
     people = Table(table_of(root, table, ("participants.tsv",)), COLUMNS, ("subject",), columns, problems)
+    people.tell_columns(("age", "sex"), problems)
     rows = people.by("subject", problems)
     found = [
         Image(name[1], "", path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import MISSING, Problem, from_missing, is_missing, read_table
-from jaxneuro.sources.rows import is_file, missing
+from jaxneuro.sources.rows import is_file, missing, no_columns, shown
 
 
 class Table:
@@ -20,6 +20,7 @@ class Table:
 
     Attributes:
       path: the file.
+      header: the names of all its columns.
       columns: of those that were asked for, the ones that the table has: role to the table's name.
       rows: (line number, row by role) of every row; absent columns are absent.
     """
@@ -49,7 +50,7 @@ class Table:
         given = given or {}
         if strange := sorted(set(given) - set(columns)):
             raise InputError(f"--columns: found {strange}; expected names among {list(columns)}")
-        self.path = path
+        self.path, self.header = path, header
         self.columns = {}
         for role, known in columns.items():
             names = [given[role].strip()] if role in given else known
@@ -57,9 +58,8 @@ class Table:
             if found:
                 self.columns[role] = found[0]
             elif role in needed or role in given:
-                shown = f"{header[:12]}" + (f" and {len(header) - 12} more" if len(header) > 12 else "")
                 raise InputError(
-                    f"{path}: found columns {shown}; expected {' or '.join(names) or 'another'} for {role}; "
+                    f"{path}: found columns {shown(header)}; expected {' or '.join(names) or 'another'} for {role}; "
                     f"name yours with --columns {role}=NAME, or the right table with --table FILE"
                 )
         self.rows = [(line, {role: row[c] for role, c in self.columns.items()}) for line, row in rows]
@@ -75,6 +75,10 @@ class Table:
                     )
                 )
         return {row[role]: row for _, row in self.rows if count[row[role]] == 1 and not is_missing(row[role])}
+
+    def tell_columns(self, roles: Iterable[str], problems: list[Problem]) -> None:
+        """Tell, in one problem, of roles that no column holds."""
+        no_columns(self.path, [role for role in roles if role not in self.columns], self.header, problems)
 
     def tell_absent(self, described: Iterable[str], seen: Iterable[str], problems: list[Problem]) -> None:
         """Tell, in one problem, of rows without an image: of a study where each row should have one."""

@@ -75,6 +75,7 @@ def read(
     clinical = Table(
         table_of(root, table, ("oasis_cross-sectional.csv",)), COLUMNS, ("subject", "age", "cdr"), columns, problems
     )
+    clinical.tell_columns(("sex",), problems)
     rows = clinical.by("subject", problems)
     found = of_kind(_images(root, problems), list(KINDS), image, problems)
 

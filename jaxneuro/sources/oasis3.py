@@ -11,7 +11,7 @@ from jaxneuro.manifest import MISSING, Problem, from_missing, is_missing, read_t
 from jaxneuro.sources import options, tree
 from jaxneuro.sources.base import Source
 from jaxneuro.sources.lookup import Table, Visits, later, table_of
-from jaxneuro.sources.rows import Image, missing, no_row, scans_of
+from jaxneuro.sources.rows import Image, missing, no_columns, no_row, scans_of
 
 MARKS = "folders such as OAS30001_MR_d0129"
 #: dx1, the clinician's first diagnosis in words, where it is no more than one of ours. "AD dem w/depresss- contribut"
@@ -70,10 +70,16 @@ def read(
     problems: list[Problem] = []
     clinical, people_file = _tables(root, table, demographics)
     own, theirs = _shared(columns or {}, clinical, people_file)
-    visits, rows = _visits(Table(clinical, COLUMNS, ("subject", "cdr", "diagnosis"), own, problems), problems)
+    first = Table(clinical, COLUMNS, ("subject", "cdr", "diagnosis"), own, problems)
+    visits, rows = _visits(first, problems)
+    there = set(first.columns)
     if people_file is not None:
-        people = Table(people_file, COLUMNS, ("subject", "age_at_entry"), theirs, problems).by("subject", problems)
+        second = Table(people_file, COLUMNS, ("subject", "age_at_entry"), theirs, problems)
+        there |= set(second.columns)
+        people = second.by("subject", problems)
         rows = {subject: rows.get(subject, {}) | people.get(subject, {}) for subject in {*rows, *people}}
+    no_age = [] if there & {"age_at_entry", "age_at_visit"} else ["age_at_entry"]
+    no_columns(clinical, [*no_age, *({"sex"} - there)], first.header, problems)
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
         row = rows.get(image.subject)

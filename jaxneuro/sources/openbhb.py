@@ -67,6 +67,7 @@ def read(
     options.choice("folds", folds, ("published", "own"))
     problems: list[Problem] = []
     people = Table(table_of(root, table, ("participants.tsv",)), COLUMNS, ("subject",), columns, problems)
+    people.tell_columns(("age", "sex", "site"), problems)
     rows = {subject.removeprefix("sub-"): row for subject, row in people.by("subject", problems).items()}
     found = _images(root, problems)
 

@@ -96,6 +96,7 @@ def read(
     problems: list[Problem] = []
     file = table_of(root, table, ("Participant_Status.csv",))
     people = Table(file, COLUMNS, ("subject", "diagnosis"), columns, problems)
+    people.tell_columns(("sex", "age"), problems)
     an_image = "image" in people.columns
     rows = people.by("image" if an_image else "subject", problems)
     if an_image:

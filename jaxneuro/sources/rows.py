@@ -58,6 +58,25 @@ def no_row(where: str, who: str, table: Path, problems: list[Problem]) -> None:
     problems.append(Problem(where, "an image with no row", f"{who} in {table}", "add the row"))
 
 
+def no_columns(table: Path, roles: Sequence[str], header: Sequence[str], problems: list[Problem]) -> None:
+    """Tell, in one problem, of what no column of a table holds, if anything."""
+    if roles:
+        problems.append(
+            Problem(
+                str(table),
+                f"no column of {', '.join(roles)} among {shown(header)}",
+                "one each",
+                f"name yours with --columns {roles[0]}=NAME; kept with {', '.join(roles)} missing",
+                dropped=False,
+            )
+        )
+
+
+def shown(header: Sequence[str]) -> str:
+    """Return a table's columns, the first twelve of many, for messages."""
+    return f"{list(header[:12])}" + (f" and {len(header) - 12} more" if len(header) > 12 else "")
+
+
 def missing(where: str, found: str, expected: str, what: str, problems: list[Problem]) -> None:
     """Tell of a scan that is kept with a value missing."""
     problems.append(Problem(where, found, expected, f"kept with {what} missing", dropped=False))

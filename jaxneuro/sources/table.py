@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import COLUMNS, Problem, Scan, is_missing, known_name, read_table, without_view
 from jaxneuro.sources.base import Source
-from jaxneuro.sources.rows import is_file, scan_of_row
+from jaxneuro.sources.rows import is_file, no_columns, scan_of_row
 
 MARKS = "a CSV or TSV with one row a scan"
 
@@ -49,6 +49,10 @@ def read(
         raise InputError(
             f"{path}: found columns {header}; expected {absent} too; name yours with --columns subject=PTID,age=AGE"
         )
+    if names["label"] not in header:
+        # Where every column is one of ours or named, nothing was overlooked.
+        absent = [role for role in ("diagnosis", "sex", "age") if names[role] not in header]
+        no_columns(path, absent if set(header) - set(names.values()) else [], header, problems)
     base = root if root is not None else path.parent
     scans: list[Scan] = []
     for line, row in rows:

@@ -73,6 +73,8 @@ def read(
     if taken := sum(eid.startswith("-") for eid in people):
         problems.append(Problem(str(fields.path), f"{taken} rows with a negative eid", "participants", "withdrawn"))
     found = of_kind(_images(root, problems), list(KINDS), image, problems)
+    visits = sorted({i.session for i in found})
+    fields.tell_columns(["sex", *(f"{what}_{visit}" for visit in visits for what in ("age", "site"))], problems)
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
         if image.subject in gone:

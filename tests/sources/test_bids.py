@@ -82,6 +82,30 @@ def test_bids_second_image_of_a_session_is_reported(bids):
     assert sum("a second T1w image of one session" in str(p) for p in problems) == 1
 
 
+def test_labels_under_other_names_are_told_and_taken_where_they_are_named(bids):
+    text = (bids / "participants.tsv").read_text()
+    names = "participant_id\tGender\tsite\tgroup\tage_years\n"
+    (bids / "participants.tsv").write_text(text.replace("participant_id\tsex\tsite\tdiagnosis\tage\n", names))
+    (bids / "sub-1/sub-1_sessions.tsv").write_text("session_id\tgroup\nses-1\tn/a\nses-2\tAD\n")
+    scans, problems = read_bids(bids)
+    assert [(s.sex, s.diagnosis) for s in scans] == [("n/a", "n/a")] * 3
+    columns = "['participant_id', 'Gender', 'site', 'group', 'age_years', 'session_id']"
+    assert (problems[0].where, problems[0].found, problems[0].dropped) == (
+        str(bids / "participants.tsv"),
+        f"no column of diagnosis, sex, age among {columns}",
+        False,
+    )
+    named = {"sex": "gender", "diagnosis": "group", "age": "age_years"}
+    found = reader.read(bids, columns=named)
+    assert [(s.sex, s.diagnosis) for s in found.scans] == [("F", "CN"), ("F", "AD"), ("M", "AD")]
+    assert found.scans[0].age == 70.5
+    assert not any("no column" in p.found for p in found.problems)
+    with pytest.raises(InputError, match=r"found columns \['participant_id', .*; expected dx for diagnosis, here or in"):
+        reader.read(bids, columns={"diagnosis": "dx"})
+    with pytest.raises(InputError, match=r"--columns: found \['subject'\]; expected names among"):
+        reader.read(bids, columns={"subject": "x"})
+
+
 def test_bids_top_level_sessions_table(bids):
     (bids / "sessions.tsv").write_text("participant_id\tsession_id\tage\nsub-2\t\t81\n")
     scans, _ = read_bids(bids)

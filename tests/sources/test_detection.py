@@ -84,7 +84,7 @@ def test_what_a_layout_does_not_take_is_refused_as_it_is_typed(place):
     bids = place(*MARKS["bids"], "t.csv")
     for keywords, told in (
         ({"kind": "adnii"}, r"--study: found 'adnii'; expected one of \['bids', 'table', 'adni'"),
-        ({"columns": {"age": "AGE"}}, "--columns: found with the folder"),
+        ({"columns": {"group": "AGE"}}, r"--columns: found \['group'\]; expected names among \['age', 'sex', 'site'"),
         ({"table": bids / "t.csv"}, "--table: found with .*, of layout 'bids'"),
         ({"options": {"days": 3}}, r"--option: found \['days'\]; expected of layout 'bids': none"),
         ({"kind": "adni", "options": {"day": 3}}, r"expected of layout 'adni': \['days', 'converters', 'image', 'seq"),

@@ -64,7 +64,7 @@ def test_the_visit_nearest_in_time_within_a_year_gives_the_diagnosis(study, told
     ],
 )
 def test_cdr_and_words_must_agree(place, told, cdr, words, label):
-    place("t.csv", text=f"OASISID,days_to_visit,age at visit,CDRTOT,dx1\nOAS30001,10,70,{cdr},{words}\n")
+    place("t.csv", text=f"OASISID,days_to_visit,age at visit,CDRTOT,dx1,GENDER\nOAS30001,10,70,{cdr},{words},2\n")
     root = place(scan("OAS30001_MR_d0010"))
     found = oasis3.read(root, table=root / "t.csv")
     assert [s.diagnosis for s in found.scans] == [label or "n/a"]
@@ -98,6 +98,16 @@ def test_without_an_age_at_entry_that_of_the_visit_counts(place):
     place("OASIS3_UDSb4_cdr.csv", text=CDR)
     root = place(scan("OAS30001_MR_d0010"))
     assert oasis3.read(root).scans[0].age == 65.15 + 10 / 365.25
+
+
+def test_labels_that_neither_table_has_are_told(place, told):
+    place("OASIS3_UDSb4_cdr.csv", text="OASISID,days_to_visit,CDRTOT,dx1\nOAS30001,10,0,Cognitively normal\n")
+    root = place(scan("OAS30001_MR_d0010"))
+    columns = "['OASISID', 'days_to_visit', 'CDRTOT', 'dx1']"
+    table = str(root / "OASIS3_UDSb4_cdr.csv")
+    assert told(oasis3.read(root).problems) == [(table, f"no column of age_at_entry, sex among {columns}", False)]
+    place("OASIS3_demographics.csv", text=PEOPLE)
+    assert oasis3.read(root).problems == []
 
 
 def test_the_folder_of_tables_and_a_table_of_people_elsewhere_will_do(study, place):

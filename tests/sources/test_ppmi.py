@@ -54,7 +54,12 @@ def test_a_row_a_participant_gives_the_age_at_the_scan(study, told):
     assert found.scans[0].age == 66 + 9 / 365.25
     assert math.isnan(found.scans[1].age)
     assert found.scans[2].age == 61 - 22 / 365.25
-    assert told(found.problems) == [OTHERS, (scan(3103, 12), "age 60 of day ''", False)]
+    columns = "['PATNO', 'COHORT', 'COHORT_DEFINITION', 'ENROLL_DATE', 'ENROLL_AGE']"
+    assert told(found.problems) == [
+        (str(study / "Participant_Status.csv"), f"no column of sex among {columns}", False),
+        OTHERS,
+        (scan(3103, 12), "age 60 of day ''", False),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,7 @@ def test_numbers_of_sexes_and_unknown_cohorts_are_told(study, place, told):
     assert {t for t in told(found.problems) if not t[2]} == {
         (scan(3102, 11), "diagnosis '9'", False),
         (scan(3102, 11), "sex '2'", False),
+        (str(study / "a.csv"), "no column of age among ['PATNO', 'APPRDX', 'GENDER']", False),
     }
     assert (scan(3103, 12), "an image with no row", True) in told(found.problems)
 

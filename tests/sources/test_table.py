@@ -29,6 +29,23 @@ def test_csv_with_named_columns(tmp_path):
     assert "line 5: found no subject" in text[2]
 
 
+def test_labels_without_a_column_are_told_where_others_are_there(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("subject,path,DX,gender,age\ns1,a.nii,CN,F,70\n")
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert [(s.diagnosis, s.sex, s.age) for s in scans] == [("n/a", "n/a", 70)]
+    assert [(str(p), p.dropped) for p in problems] == [
+        (
+            f"{tmp_path / 't.csv'}: found no column of diagnosis, sex among ['subject', 'path', 'DX', 'gender', 'age']; "
+            "expected one each; name yours with --columns diagnosis=NAME; kept with diagnosis, sex missing",
+            False,
+        )
+    ]
+    scans, problems = read_csv(tmp_path / "t.csv", {"diagnosis": "DX", "sex": "gender"})
+    assert [(s.diagnosis, s.sex) for s in scans] == [("CN", "F")]
+    assert problems == []
+
+
 def test_csv_duplicate_rows_are_all_left_out(tmp_path):
     (tmp_path / "a.nii").write_bytes(b"")
     (tmp_path / "t.csv").write_text("subject,session,path\ns1,1,a.nii\ns1,1,a.nii\ns2,1,a.nii\n")

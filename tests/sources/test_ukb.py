@@ -47,6 +47,16 @@ def test_the_names_of_the_research_analysis_platform_are_known(study, place):
     assert [(s.subject, s.age, s.sex, s.site) for s in scans] == [("1000334", 58, "M", "Reading")]
 
 
+def test_columns_that_the_table_lacks_are_told_for_the_visits_that_have_images(study, place, told):
+    place("few.csv", text="eid,31-0.0,21003-2.0,54-2.0\n1000223,0,63,11025\n1000334,1,58,11026\n")
+    columns = "['eid', '31-0.0', '21003-2.0', '54-2.0']"
+    assert told(ukb.read(study, table=study / "few.csv").problems) == [
+        (str(study / "few.csv"), f"no column of age_3, site_3 among {columns}", False)
+    ]
+    (study / scan(1000223, 3)).unlink()
+    assert ukb.read(study, table=study / "few.csv").problems == []
+
+
 def test_a_diagnosis_is_taken_where_a_column_of_it_is_named(study):
     scans = ukb.read(study, columns={"diagnosis": "G30"}).scans
     assert [s.diagnosis for s in scans] == ["CN", "CN", "AD"]
