@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxneuro.manifest import MISSING, Problem, is_missing
 from jaxneuro.sources import loni, options, tree
 from jaxneuro.sources.base import Source
-from jaxneuro.sources.lookup import Table, Visits, date_of, diagnosis_of, later, table_of
+from jaxneuro.sources.lookup import Table, Visits, date_of, diagnosis_of, label_of, later, table_of
 from jaxneuro.sources.rows import Image, missing, no_row, of_kind, scans_of
 
 MARKS = "folders such as 002_S_0295, or a folder ADNI of them"
@@ -130,11 +131,12 @@ def _rank(s: loni.Series) -> tuple[bool, bool, bool, int, str]:
 class _Person:
     """The visits of one person."""
 
-    def __init__(self, rows: list[tuple[int, dict[str, str]]]) -> None:
+    def __init__(self, rows: list[tuple[int, dict[str, str]]], undated_ad: bool) -> None:
+        self.undated_ad = undated_ad
         self.baseline = next(((d, r) for d, r in rows if r["visit"].lower() == "bl"), None)
         self.visits = Visits((d, r) for d, r in rows if not is_missing(r["diagnosis"]))
         self.row = rows[0][1]
-        self.last_ad = max((d for d, r in rows if DIAGNOSES.get(r["diagnosis"]) == "AD"), default=-1)
+        self.last_ad = max((d for d, r in rows if _is_ad(r)), default=-1)
 
     def at(self, day: int, within: int, keep: bool, where: str, problems: list[Problem]) -> dict[str, str] | None:
         """Return the row of a scan on a day, or None for one that is left out."""
@@ -145,11 +147,10 @@ class _Person:
             )
         else:
             diagnosis = diagnosis_of(visit[1]["diagnosis"], DIAGNOSES, where, problems)
-        if diagnosis == "CN" and self.last_ad > day and not keep:
+        if diagnosis == "CN" and (self.last_ad > day or self.undated_ad) and not keep:
+            when = "a later visit" if self.last_ad > day else "a visit without a day"
             problems.append(
-                Problem(
-                    where, "CN, and AD at a later visit", "controls who stay so", "--option converters=keep keeps it"
-                )
+                Problem(where, f"CN, and AD at {when}", "controls who stay so", "--option converters=keep keeps it")
             )
             return None
         if self.baseline is None:
@@ -165,12 +166,31 @@ class _Person:
         }
 
 
+def _is_ad(row: Mapping[str, str]) -> bool:
+    return label_of(row["diagnosis"], DIAGNOSES) == "AD"
+
+
+def _tell_codes(merge: Table, problems: list[Problem]) -> None:
+    """Tell, once each, of diagnoses that are not known: such a visit makes nobody AD later."""
+    count = Counter(r["diagnosis"] for _, r in merge.rows if label_of(r["diagnosis"], DIAGNOSES) is None)
+    for code, n in count.items():
+        if not is_missing(code):
+            found = f"diagnosis '{code}' in {n} {'row' if n == 1 else 'rows'}"
+            problems.append(
+                Problem(str(merge.path), found, f"one of {', '.join(DIAGNOSES)}", "counts as none", dropped=False)
+            )
+
+
 def _people(merge: Table, problems: list[Problem]) -> dict[str, _Person]:
+    _tell_codes(merge, problems)
     rows: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    undated_ad = set()
     for line, row in merge.rows:
         day = date_of(row["date"])
         if day is None:
             problems.append(Problem(f"{merge.path} line {line}", f"date '{row['date']}'", "a day such as 2006-05-01"))
+            if _is_ad(row):
+                undated_ad.add(row["subject"])
         else:
             rows.setdefault(row["subject"], []).append((day.toordinal(), row))
-    return {subject: _Person(theirs) for subject, theirs in rows.items()}
+    return {subject: _Person(theirs, subject in undated_ad) for subject, theirs in rows.items()}

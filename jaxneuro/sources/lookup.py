@@ -141,11 +141,16 @@ def later(age: str, days: float) -> str:
     return MISSING if math.isnan(years) else repr(years + days / 365.25)
 
 
+def label_of(code: str, known: Mapping[str, str]) -> str | None:
+    """Return what a code stands for, in any case; None of one that is not known."""
+    return known[code] if code in known else {k.lower(): label for k, label in known.items()}.get(code.lower())
+
+
 def diagnosis_of(code: str, known: Mapping[str, str], where: str, problems: list[Problem]) -> str:
     """Return the diagnosis that a code stands for; of one that is not known, tell, and return that it is missing."""
     if is_missing(code):
         return MISSING
-    if code in known:
-        return known[code]
+    if (label := label_of(code, known)) is not None:
+        return label
     missing(where, f"diagnosis '{code}'", f"one of {', '.join(known)}", "diagnosis", problems)
     return MISSING

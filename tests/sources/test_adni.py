@@ -17,7 +17,7 @@ RID,PTID,VISCODE,SITE,EXAMDATE,DX_bl,AGE,PTGENDER,DX
 413,002_S_0413,m36,2,2009-05-10,CN,76.3,Female,MCI to Dementia
 619,002_S_0619,bl,2,2006-06-01,AD,77.5,Male,Dementia
 619,002_S_0619,m06,2,2006-12-01,AD,77.5,Male,
-816,002_S_0816,m06,3,2007-01-10,MCI,60.0,Male,LMCI
+816,002_S_0816,m06,3,2007-01-10,MCI,60.0,Male,MCI
 """
 
 
@@ -82,7 +82,33 @@ def test_a_reversion_to_cn_after_ad_is_no_converter(place):
     assert [s.diagnosis for s in adni.read(root).scans] == ["CN"]
 
 
+def test_codes_are_known_in_any_case_and_others_are_told_once_for_the_table(study, place, told):
+    place(scan("002_S_0413", "2006-05-02", 8))
+    place("ADNIMERGE.csv", text=MERGE.replace("MCI to Dementia", "mci to dementia"))
+    assert told(adni.read(study).problems) == [
+        (scan("002_S_0413", "2006-05-02", 8), "CN, and AD at a later visit", True)
+    ]
+    place("ADNIMERGE.csv", text=MERGE.replace("MCI to Dementia", "Demented").replace("NL to MCI", "Demented"))
+    assert told(adni.read(study).problems) == [
+        (str(study / "ADNIMERGE.csv"), "diagnosis 'Demented' in 2 rows", False)
+    ]
+
+
+def test_ad_at_a_visit_without_a_day_makes_no_controls(study, place, told):
+    place(scan("002_S_0413", "2006-05-02", 8))
+    place("ADNIMERGE.csv", text=MERGE.replace("2009-05-10", "10.05.2009"))
+    found = adni.read(study)
+    assert "002_S_0413" not in {s.subject for s in found.scans}
+    assert told(found.problems) == [
+        (f"{study / 'ADNIMERGE.csv'} line 7", "date '10.05.2009'", True),
+        (scan("002_S_0413", "2006-05-02", 8), "CN, and AD at a visit without a day", True),
+    ]
+    kept = adni.read(study, converters="keep")
+    assert [s.diagnosis for s in kept.scans if s.subject == "002_S_0413"] == ["CN"]
+
+
 def test_an_unknown_code_and_a_missing_baseline_leave_values_missing(study, place, told):
+    place("ADNIMERGE.csv", text=MERGE.replace("60.0,Male,MCI", "60.0,Male,LMCI"))
     place(scan("002_S_0816", "2007-01-10", 11))
     found = adni.read(study)
     last = found.scans[-1]
@@ -90,6 +116,7 @@ def test_an_unknown_code_and_a_missing_baseline_leave_values_missing(study, plac
     assert math.isnan(last.age)
     where = scan("002_S_0816", "2007-01-10", 11)
     assert told(found.problems) == [
+        (str(study / "ADNIMERGE.csv"), "diagnosis 'LMCI' in 1 row", False),
         (where, "diagnosis 'LMCI'", False),
         (where, "no dated row with VISCODE bl", False),
     ]
