@@ -58,7 +58,7 @@ def read(
     columns: Mapping[str, str] | None = None,
     days: int = 180,
     converters: str = "drop",
-    image: str = "any",
+    image: str | None = None,
     sequence: str = SEQUENCE,
 ) -> Source:
     """Read the T1-weighted images of ADNI with the diagnosis of the visit nearest in time.
@@ -72,7 +72,8 @@ def read(
       days: a visit further from the scan than this gives no diagnosis.
       converters: "drop" leaves out scans of CN of people who are AD at a later visit, "keep" keeps them. Their brains
         may have changed years before the diagnosis: as controls they would be label noise.
-      image: "any" prefers images that ADNI has corrected for bias (N3); "n3" and "raw" take these, or the others, only.
+      image: "n3", the images that ADNI has corrected for bias, or "raw", the others; by default the first of these that
+        is there, for everyone. "any" mixes both, N3 first.
       sequence: regular expression that finds the names of T1-weighted sequences.
 
     Raises:
@@ -80,7 +81,8 @@ def read(
     """
     options.days("days", days)
     options.choice("converters", converters, ("drop", "keep"))
-    options.choice("image", image, ("any", "n3", "raw"))
+    if image is not None:
+        options.choice("image", image, ("any", "n3", "raw"))
     problems: list[Problem] = []
     merge = Table(
         table_of(root, table, ("ADNIMERGE.csv",)), COLUMNS, ("subject", "visit", "date", "diagnosis"), columns, problems
@@ -99,15 +101,15 @@ def read(
         return people[image.subject].at(of[image.path].day.toordinal(), days, converters == "keep", where, problems)
 
     scans = scans_of(found, describe, root, problems)
-    corrected = bool(scans) and all(_kind(of[Path(s.path)].sequence) == "n3" for s in scans)
+    kinds = sorted({_kind(of[Path(s.path)].sequence) for s in scans})
     later_ad = "" if converters == "keep" else "; scans of CN of people who are AD later are left out"
     return Source(
         name="ADNI",
         scans=scans,
         problems=problems,
-        rule="one T1-weighted scan a day; the diagnosis is that of the visit nearest in time, "
+        rule=f"one T1-weighted scan a day ({' or '.join(kinds)}); the diagnosis is that of the visit nearest in time, "
         f"within {days} days{later_ad}",
-        already=frozenset({"bias"} if corrected else ()),
+        already=frozenset({"bias"} if kinds == ["n3"] else ()),
         synthetic=False,
     )
 

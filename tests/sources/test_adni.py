@@ -47,6 +47,7 @@ def test_a_scan_has_the_diagnosis_nearest_in_time_and_the_age_of_its_day(study):
     ]
     assert [s.age for s in found.scans] == [84.8, 84.8 + 397 / 365.25, 77.5, 77.5 + 177 / 365.25]
     assert (found.name, found.synthetic, found.already) == ("ADNI", False, frozenset())
+    assert "one T1-weighted scan a day (raw); the diagnosis" in found.rule
     assert "within 180 days" in found.rule
 
 
@@ -137,7 +138,7 @@ def test_of_one_day_the_corrected_the_first_the_slower_and_the_latest_is_kept(st
     n3, day = "MPR__GradWarp__B1_Correction__N3__Scaled", "2006-04-18"
     names = [scan("002_S_0295", day, i, s) for i, s in ((5, n3), (6, n3), (7, n3.replace("MPR", "MPR-R")))]
     place(*names)
-    found = adni.read(study)
+    found = adni.read(study, image="any")
     assert found.scans[0].path == str(study / names[1])
     assert [w for w, what, _ in told(found.problems) if what == "a second T1w image of one session"] == [
         names[0],
@@ -148,6 +149,8 @@ def test_of_one_day_the_corrected_the_first_the_slower_and_the_latest_is_kept(st
     only = adni.read(study, image="n3")
     assert [s.path for s in only.scans] == [str(study / names[1])]
     assert only.already == {"bias"}
+    by_default = adni.read(study)
+    assert (by_default.scans, by_default.problems) == (only.scans, only.problems)
     assert [w for w, what, _ in told(only.problems) if what == "no image 'n3', only 'raw'"] == [
         "002_S_0295 2007-05-20",
         "002_S_0619 2006-06-01",
