@@ -175,6 +175,12 @@ def check_spellings(scans: Iterable[Scan], where: str) -> None:
         )
 
 
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return what sorts names so that numbers in them count as numbers (m6 before m12)."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]
+
+
 def rename(scans: Iterable[Scan], prefix: str) -> list[Scan]:
     """Return the scans with `prefix` before every subject, to tell two studies' `sub-001` apart."""
     return [replace(s, subject=prefix + s.subject) for s in scans]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxneuro.errors import InputError, LeakageError
-from jaxneuro.manifest import MISSING, Scan, person
+from jaxneuro.manifest import MISSING, Scan, natural, person
 
 FOLDS = ("train", "validation", "test", "ood")
 
@@ -274,14 +273,9 @@ def _first_sessions(scans: Sequence[Scan], chosen: Iterable[int]) -> list[int]:
 
     def first(positions: list[int]) -> int:
         aged = not any(math.isnan(scans[i].age) for i in positions)
-        return min(positions, key=lambda i: (scans[i].age if aged else 0.0, _natural(scans[i].session)))
+        return min(positions, key=lambda i: (scans[i].age if aged else 0.0, natural(scans[i].session)))
 
     return sorted(first(positions) for positions in of.values())
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts]
 
 
 def _few(names: Sequence[str], most: int = 10) -> str:

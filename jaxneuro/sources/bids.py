@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxneuro.errors import InputError
-from jaxneuro.manifest import Problem, Scan, is_missing, read_table
+from jaxneuro.manifest import MISSING, Problem, Scan, is_missing, natural, read_table
 from jaxneuro.sources import tree
 from jaxneuro.sources.base import Source
-from jaxneuro.sources.rows import no_columns, scan_of_row, shown
+from jaxneuro.sources.rows import missing, no_columns, scan_of_row, shown
 
 MARKS = "participants.tsv or dataset_description.json beside folders such as sub-01"
 #: What `--columns` names columns by.
@@ -34,7 +34,8 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
     """Read the T1-weighted scans of a BIDS tree.
 
     Labels come from `participants.tsv`; those of a `sessions.tsv` (one a subject, `sub-X/sub-X_sessions.tsv`, or one
-    at the top with a `participant_id` column) take precedence, so that a diagnosis can change between sessions.
+    at the top with a `participant_id` column) take precedence, so that a diagnosis can change between sessions. The age
+    in `participants.tsv` is that of a subject's first session alone.
 
     Args:
       root: the folder.
@@ -56,6 +57,7 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
     named.check(root / "participants.tsv", problems)
 
     scans: dict[tuple[str, str], Scan] = {}
+    images: dict[tuple[str, str], Path] = {}
     for path in tree.images(root, _ANY, problems, top=_SUBJECTS):
         relative = path.relative_to(root)
         match = _IMAGE.match(path.name)
@@ -77,14 +79,21 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
                 Problem(str(relative), "a file with no row", f"{subject} in participants.tsv", "add the row")
             )
             continue
-        if (subject, session) in scans:
-            kept = Path(scans[subject, session].path).name
+        if (subject, session) in images:
+            kept = images[subject, session].name
             problems.append(
                 Problem(str(relative), "a second T1w image of one session", "one a session", f"{kept} was kept")
             )
             continue
+        images[subject, session] = path
+
+    first = _first_sessions([*images, *sessions])
+    for (subject, session), path in images.items():
+        where = str(path.relative_to(root))
         row = participants[subject] | sessions.get((subject, session), {})
-        scans[subject, session] = scan_of_row(row, subject, session, str(path), str(relative), problems)
+        if session != first[subject] and "age" not in sessions.get((subject, session), {}):
+            row["age"] = _later_age(row, where, problems)
+        scans[subject, session] = scan_of_row(row, subject, session, str(path), where, problems)
 
     seen = {subject for subject, _ in scans}
     for subject in participants:
@@ -114,6 +123,22 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
         synthetic=isinstance(made_by, list)
         and any(isinstance(g, dict) and g.get("Name") == "jaxneuro cohort" for g in made_by),
     )
+
+
+def _first_sessions(keys: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return subject to its first session."""
+    first: dict[str, str] = {}
+    for subject, session in sorted(keys, key=lambda k: natural(k[1])):
+        first.setdefault(subject, session)
+    return first
+
+
+def _later_age(row: Mapping[str, str], where: str, problems: list[Problem]) -> str:
+    """Return that the age of a later session is missing, and tell so where the subject has one."""
+    age = row.get("age", MISSING)
+    if not is_missing(age):
+        missing(where, f"age {age} of participants.tsv, of the first session", "that in sessions.tsv", "age", problems)
+    return MISSING
 
 
 def _description(file: Path) -> dict[str, Any]:

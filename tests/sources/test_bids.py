@@ -82,6 +82,32 @@ def test_bids_second_image_of_a_session_is_reported(bids):
     assert sum("a second T1w image of one session" in str(p) for p in problems) == 1
 
 
+def test_the_age_of_the_subject_is_that_of_the_first_session_alone(bids):
+    (bids / "sub-1/sub-1_sessions.tsv").write_text("session_id\tdiagnosis\nses-1\tCN\nses-2\tAD\n")
+    for session in ("ses-10", "ses-9"):
+        file = bids / f"sub-2/{session}/anat/sub-2_{session}_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+    (bids / "sub-2/anat/sub-2_T1w.nii.gz").unlink()
+    text = (bids / "participants.tsv").read_text()
+    (bids / "participants.tsv").write_text(text.replace("unknown", "80"))
+    scans, problems = read_bids(bids)
+    assert [(s.name, "" if math.isnan(s.age) else s.age, s.diagnosis) for s in scans] == [
+        ("sub-1 ses-1", 70.5, "CN"),
+        ("sub-1 ses-2", "", "AD"),
+        ("sub-2 ses-10", "", "AD"),
+        ("sub-2 ses-9", 80, "AD"),
+    ]
+    assert [(p.where, p.found, p.dropped) for p in problems[:2]] == [
+        ("sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz", "age 70.5 of participants.tsv, of the first session", False),
+        ("sub-2/ses-10/anat/sub-2_ses-10_T1w.nii.gz", "age 80 of participants.tsv, of the first session", False),
+    ]
+    # A session without an image may have been the first, too.
+    (bids / "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz").unlink()
+    scans, _ = read_bids(bids)
+    assert (scans[0].session, math.isnan(scans[0].age)) == ("ses-2", True)
+
+
 def test_labels_under_other_names_are_told_and_taken_where_they_are_named(bids):
     text = (bids / "participants.tsv").read_text()
     names = "participant_id\tGender\tsite\tgroup\tage_years\n"
