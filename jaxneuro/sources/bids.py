@@ -61,7 +61,8 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
     for path in tree.images(root, _ANY, problems, top=_SUBJECTS):
         relative = path.relative_to(root)
         match = _IMAGE.match(path.name)
-        if match is None or relative.parts[0] != match[1] or (match[2] and relative.parts[1] != match[2]):
+        folder = next((part for part in relative.parts[1:2] if part.startswith("ses-")), None)
+        if match is None or relative.parts[0] != match[1] or match[2] != folder:
             problems.append(
                 Problem(
                     str(relative),

@@ -66,6 +66,22 @@ def test_bids_file_without_row_and_misplaced_file_are_left_out(bids):
     assert "sub-1/anat/sub-2_T1w.nii.gz: found a name that does not fit its folder" in text
 
 
+def test_bids_file_without_the_session_of_its_folder_is_told(bids):
+    misfits = [
+        "sub-1/ses-3/anat/sub-1_T1w.nii.gz",
+        "sub-1/ses-3/anat/sub-1_ses-1_T1w.nii.gz",
+        "sub-1/anat/sub-1_ses-4_T1w.nii.gz",
+        "sub-2/sub-2_ses-1_T1w.nii.gz",
+        "sub-2_T1w.nii.gz",
+    ]
+    for name in misfits:
+        (bids / name).parent.mkdir(parents=True, exist_ok=True)
+        (bids / name).write_bytes(b"")
+    scans, problems = read_bids(bids)
+    assert [s.name for s in scans] == ["sub-1 ses-1", "sub-1 ses-2", "sub-2"]
+    assert {p.where for p in problems if p.found == "a name that does not fit its folder"} == set(misfits)
+
+
 def test_bids_duplicate_participant_is_left_out_and_the_rest_goes_on(bids):
     with open(bids / "participants.tsv", "a") as f:
         f.write("sub-1\tM\tA\tAD\t50\n")
