@@ -87,6 +87,7 @@ def read(
     merge = Table(
         table_of(root, table, ("ADNIMERGE.csv",)), COLUMNS, ("subject", "visit", "date", "diagnosis"), columns, problems
     )
+    merge.refuse_day_first("date")
     merge.tell_columns(("age", "sex", "site"), problems)
     people = _people(merge, problems)
     of = {s.path: s for s in loni.series(root, _SUBJECT, options.pattern("sequence", sequence), problems)}

@@ -80,6 +80,20 @@ class Table:
         """Tell, in one problem, of roles that no column holds."""
         no_columns(self.path, [role for role in roles if role not in self.columns], self.header, problems)
 
+    def refuse_day_first(self, role: str) -> None:
+        """Refuse a column of dates of which one can only be day/month/year: the others would be read as month/day.
+
+        Raises:
+          InputError: names such a date.
+        """
+        for line, row in self.rows:
+            m = re.fullmatch(r"(\d\d?)/(\d\d?)/\d{4}", row.get(role, ""))
+            if m and int(m[1]) > 12:
+                raise InputError(
+                    f"{self.path} line {line}: found the date {m[0]}; expected month/day/year in {self.columns[role]}; "
+                    "write the days of that column as 2006-05-01"
+                )
+
     def tell_absent(self, described: Iterable[str], seen: Iterable[str], problems: list[Problem]) -> None:
         """Tell, in one problem, of rows without an image: of a study where each row should have one."""
         if absent := sorted(set(described) - set(seen)):

@@ -99,7 +99,9 @@ def read(
     people.tell_columns(("sex", "age"), problems)
     an_image = "image" in people.columns
     rows = people.by("image" if an_image else "subject", problems)
-    if an_image:
+    if not an_image:
+        people.refuse_day_first("date")
+    else:
         rows = {number.removeprefix("I"): row for number, row in rows.items()}
     unfit = re.compile(UNFIT, re.IGNORECASE) if sequence is None else None
     found = loni.series(root, _SUBJECT, options.pattern("sequence", sequence or SEQUENCE), problems, unfit)

@@ -187,6 +187,12 @@ def test_columns_can_be_named(study, place):
     assert len(adni.read(study, columns={"date": "EXAMDATE_x"}).scans) == 4
 
 
+def test_days_before_months_are_refused(study, place):
+    place("ADNIMERGE.csv", text=MERGE.replace("2006-05-02", "5/2/2006").replace("2006-06-01", "13/6/2006"))
+    with pytest.raises(InputError, match="line 8: found the date 13/6/2006; expected month/day/year in EXAMDATE"):
+        adni.read(study)
+
+
 def test_options_have_values_of_their_own(study):
     for options in ({"days": -1}, {"converters": "both"}, {"image": "N3"}, {"sequence": "("}):
         with pytest.raises(InputError, match=f"--option {next(iter(options))}: found"):

@@ -99,6 +99,15 @@ def test_dates(text, day):
     assert lookup.date_of(text) == (day and datetime.date(*day))
 
 
+def test_a_column_with_a_day_before_its_month_is_refused(tmp_path):
+    found = table(tmp_path, "ID,AGE\ns1,5/6/2006\ns2,12/31/2006\ns3,2006-05-13\ns4,\ns5,05/2006\n")
+    found.refuse_day_first("age")
+    found.refuse_day_first("sex")
+    found = table(tmp_path, "ID,AGE\ns1,5/6/2006\ns2,13/6/2006\n")
+    with pytest.raises(InputError, match=r"t\.csv line 3: found the date 13/6/2006; expected month/day/year in age; wr"):
+        found.refuse_day_first("age")
+
+
 def test_an_age_some_days_on():
     assert lookup.later("70.5", 365.25) == "71.5"
     assert lookup.later("70", -487) == repr(70 - 487 / 365.25)

@@ -71,6 +71,12 @@ def test_codes_of_the_cohort(study, place, code, label):
     assert [s.diagnosis for s in ppmi.read(study, table=study / "a.csv").scans] == [label]
 
 
+def test_days_before_months_are_refused(study, place):
+    place("Participant_Status.csv", text=PEOPLE.replace("06/2011", "13/06/2011"))
+    with pytest.raises(InputError, match="line 4: found the date 13/06/2011; expected month/day/year in ENROLL_DATE"):
+        ppmi.read(study)
+
+
 def test_numbers_of_sexes_and_unknown_cohorts_are_told(study, place, told):
     place("a.csv", text="PATNO,APPRDX,GENDER\n3102,9,2\n")
     found = ppmi.read(study, table=study / "a.csv")
