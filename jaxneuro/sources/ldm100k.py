@@ -58,7 +58,7 @@ def read(root: Path, *, table: Path | None = None, columns: Mapping[str, str] | 
     def describe(image: Image, where: str) -> dict[str, str] | None:
         row = rows.get(image.subject)
         if row is None:
-            no_row(where, image.subject, people.path, problems)
+            no_row(where, image.subject, people.path, problems, several=image.subject in people.repeated)
             return None
         return {**row, "sex": SEXES.get(row.get("sex", ""), row.get("sex", ""))}
 

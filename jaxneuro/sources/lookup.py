@@ -23,6 +23,7 @@ class Table:
       header: the names of all its columns.
       columns: of those that were asked for, the ones that the table has: role to the table's name.
       rows: (line number, row by role) of every row; absent columns are absent.
+      repeated: values that `by` left out, for they stand in more than one row.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Table:
                     f"{path}: found columns {shown(header)}; expected {' or '.join(names) or 'another'} for {role}; "
                     f"name yours with --columns {role}=NAME, or the right table with --table FILE"
                 )
+        self.repeated: set[str] = set()
         self.rows = [(line, {role: row[c] for role, c in self.columns.items()}) for line, row in rows]
 
     def by(self, role: str, problems: list[Problem]) -> dict[str, dict[str, str]]:
@@ -69,6 +71,7 @@ class Table:
         count = Counter(row[role] for _, row in self.rows)
         for value, n in count.items():
             if n > 1 and not is_missing(value):
+                self.repeated.add(value)
                 problems.append(
                     Problem(
                         f"{self.path} {value}", f"{n} rows", f"one row a {role}", "remove the wrong one; all left out"

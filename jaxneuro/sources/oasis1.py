@@ -83,7 +83,8 @@ def read(
         name = f"{image.subject}_{image.session}"
         first, own = rows.get(f"{image.subject}_MR1", {}), rows.get(name, {})
         if not first and not own:
-            no_row(where, name, clinical.path, problems)
+            several = bool({name, f"{image.subject}_MR1"} & clinical.repeated)
+            no_row(where, name, clinical.path, problems, several=several)
             return None
         row = first | {role: cell for role, cell in own.items() if not is_missing(cell)}
         if is_missing(own.get("age", "")) and not is_missing(own.get("delay", "")):

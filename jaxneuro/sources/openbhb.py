@@ -7,7 +7,7 @@ columns of BHB-10K are not published; OpenBHB's are taken, and --columns names o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from jaxneuro.errors import InputError
@@ -68,19 +68,34 @@ def read(
     problems: list[Problem] = []
     people = Table(table_of(root, table, ("participants.tsv",)), COLUMNS, ("subject",), columns, problems)
     people.tell_columns(("age", "sex", "site"), problems)
-    rows = {subject.removeprefix("sub-"): row for subject, row in people.by("subject", problems).items()}
-    found = _images(root, problems)
+    by_session = "session" in people.columns
+    keys: dict[str, set[str]] = {}
+    for _, row in people.rows:
+        subject = row["subject"].removeprefix("sub-")
+        row["scan"] = _name(subject, row.get("session", ""))
+        keys.setdefault(subject, set()).add(row["scan"])
+    rows = people.by("scan", problems)
+    found = _images(root, by_session, problems)
+
+    def key_of(image: Image) -> str:
+        # A row without a session is of all of the subject's; an image without one is of the subject's only row.
+        theirs = keys.get(image.subject, set())
+        if not image.session and len(theirs) == 1:
+            return next(iter(theirs))
+        own = _name(image.subject, image.session)
+        return own if own in rows or own in people.repeated else image.subject
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
-        row = rows.get(image.subject)
+        row = rows.get(key_of(image))
         if row is None:
-            no_row(where, image.subject, people.path, problems)
+            who = _name(image.subject, image.session if by_session else "")
+            no_row(where, who, people.path, problems, several=key_of(image) in people.repeated)
             return None
         word = row.get("diagnosis", "")
         return {**row, "diagnosis": "CN" if is_missing(word) else DIAGNOSES.get(word, word)}
 
     scans = scans_of(found, describe, root, problems)
-    people.tell_absent(rows, (i.subject for i in found), problems)
+    people.tell_absent(rows, map(key_of, found), problems)
     subjects = {s.subject for s in scans}
     published = "split" in people.columns and folds == "published"
     return Source(
@@ -91,11 +106,24 @@ def read(
         + ("as published: internal_test validates, external_test is ood" if published else "made here"),
         already=frozenset({"bias", "strip", "register"}),
         synthetic=False,
-        folds=_folds({s: rows[s]["split"] for s in subjects}, people.path) if published else {},
+        folds=_folds(rows.values(), subjects, people.path) if published else {},
     )
 
 
-def _folds(splits: Mapping[str, str], path: Path) -> dict[str, str]:
+def _name(subject: str, session: str) -> str:
+    """Return what finds a row: `123`, or `123 ses-1` where it has a session."""
+    return subject if is_missing(session) else f"{subject} ses-{session.removeprefix('ses-')}"
+
+
+def _folds(rows: Iterable[Mapping[str, str]], subjects: Collection[str], path: Path) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for row in rows:
+        subject = row["subject"].removeprefix("sub-")
+        if subject in subjects and splits.setdefault(subject, row["split"]) != row["split"]:
+            raise InputError(
+                f"{path}: found {subject} in split '{splits[subject]}' and in '{row['split']}'; expected one for all "
+                "sessions; --option folds=own makes folds anew"
+            )
     if strange := sorted({s for s in splits.values() if s not in FOLDS}):
         raise InputError(
             f"{path}: found split '{strange[0]}'; expected one of {list(FOLDS)}; --option folds=own makes folds anew"
@@ -103,13 +131,15 @@ def _folds(splits: Mapping[str, str], path: Path) -> dict[str, str]:
     return {subject: FOLDS[split] for subject, split in splits.items()}
 
 
-def _images(root: Path, problems: list[Problem]) -> list[Image]:
+def _images(root: Path, by_session: bool, problems: list[Problem]) -> list[Image]:
+    """Return the images; where the table tells sessions apart, so do folders such as ses-1."""
     images = []
     arrays: list[Path] = []
     for path in tree.images(root, _QUASIRAW, problems):
         name = _QUASIRAW.match(path.name)
         if name and name[3] != "npy":
-            images.append(Image(name[1], name[2] or "", path))
+            folder = path.parent.name if by_session and path.parent.name.startswith("ses-") else ""
+            images.append(Image(name[1], name[2] or folder.removeprefix("ses-"), path))
         else:
             arrays.append(path)
     have = {i.path.name.split(".")[0] for i in images}

@@ -103,16 +103,18 @@ def read(
         people.refuse_day_first("date")
     else:
         rows = {number.removeprefix("I"): row for number, row in rows.items()}
+    repeated = {key.removeprefix("I") for key in people.repeated}
     unfit = re.compile(UNFIT, re.IGNORECASE) if sequence is None else None
     found = loni.series(root, _SUBJECT, options.pattern("sequence", sequence or SEQUENCE), problems, unfit)
     of = {s.path: s for s in found}
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
         series = of[image.path]
-        row = rows.get(series.number if an_image else image.subject)
+        key = series.number if an_image else image.subject
+        row = rows.get(key)
         if row is None or row["subject"] != image.subject:
             name = f"image {series.number} of {image.subject}" if an_image else f"participant {image.subject}"
-            no_row(where, name, file, problems)
+            no_row(where, name, file, problems, several=key in repeated)
             return None
         age = row.get("age", MISSING)
         if not an_image and not is_missing(age):

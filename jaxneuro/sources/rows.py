@@ -53,9 +53,10 @@ def scan_of_row(
     )
 
 
-def no_row(where: str, who: str, table: Path, problems: list[Problem]) -> None:
-    """Tell of an image that is left out, for its table has no row for it."""
-    problems.append(Problem(where, "an image with no row", f"{who} in {table}", "add the row"))
+def no_row(where: str, who: str, table: Path, problems: list[Problem], *, several: bool = False) -> None:
+    """Tell of an image that is left out, for its table has no row for it, or several, of which one must be wrong."""
+    found, hint = ("several rows", "remove the wrong one") if several else ("no row", "add the row")
+    problems.append(Problem(where, f"an image with {found}", f"{who} in {table}", hint))
 
 
 def no_columns(table: Path, roles: Sequence[str], header: Sequence[str], problems: list[Problem]) -> None:

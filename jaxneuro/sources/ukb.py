@@ -82,7 +82,8 @@ def read(
             return None
         row = people.get(image.subject)
         if row is None:
-            no_row(where, f"eid {image.subject}", fields.path, problems)
+            several = image.subject in fields.repeated
+            no_row(where, f"eid {image.subject}", fields.path, problems, several=several)
             return None
         sex = row.get("sex", "")
         return {

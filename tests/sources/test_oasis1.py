@@ -100,7 +100,7 @@ def test_rows_without_images_are_one_problem_and_repeated_rows_are_left_out(stud
     assert told(found.problems) == [
         (f"{table} OAS1_0001_MR1", "2 rows", True),
         (str(table), "2 rows with no image, such as OAS1_0007_MR1", True),
-        (processed("OAS1_0001_MR1"), "an image with no row", True),
+        (processed("OAS1_0001_MR1"), "an image with several rows", True),
     ]
 
 

@@ -88,6 +88,47 @@ def test_rows_and_images_without_each_other_are_told_and_sessions_kept_apart(stu
     ]
 
 
+def sessions_of_100(*rows):
+    head = "participant_id\tsession\tage\tsex\tsiteXacq\tsplit\n"
+    return head + "".join(f"100\t{session}\t{age}\tmale\t3\t{split}\n" for session, age, split in rows)
+
+
+def test_a_table_with_a_row_a_session_gives_each_its_own(place, told):
+    place("participants.tsv", text=sessions_of_100((1, 20, "train"), ("ses-2", 25, "train"), (3, 26, "train")))
+    first, second = scan(100), scan(100, session="ses-2_").replace("/ses-1/", "/ses-2/")
+    root = place(first, second, fourth := scan(100, session="ses-4_"))
+    found = openbhb.read(root)
+    assert [(s.subject, s.session, s.age, s.path) for s in found.scans] == [
+        ("100", "1", 20, str(root / first)),
+        ("100", "2", 25, str(root / second)),
+    ]
+    assert found.folds == {"100": "train"}
+    assert told(found.problems) == [
+        (fourth, "an image with no row", True),
+        (str(root / "participants.tsv"), "1 rows with no image, such as 100 ses-3", True),
+    ]
+
+
+def test_an_image_without_a_session_has_the_only_row_of_its_subject(place):
+    place("participants.tsv", text=sessions_of_100((1, 20, "train")))
+    root = place("a/sub-100_preproc-quasiraw_T1w.nii.gz")
+    assert [(s.subject, s.session, s.age) for s in openbhb.read(root).scans] == [("100", "", 20)]
+
+
+def test_several_rows_of_a_session_and_a_subject_in_two_splits(place, told):
+    place("participants.tsv", text=sessions_of_100((1, 20, "train"), (1, 21, "train"), (2, 25, "train")))
+    root = place(scan(100), scan(100, session="ses-2_"))
+    found = openbhb.read(root)
+    assert [(s.session, s.age) for s in found.scans] == [("2", 25)]
+    assert told(found.problems) == [
+        (f"{root / 'participants.tsv'} 100 ses-1", "2 rows", True),
+        (scan(100), "an image with several rows", True),
+    ]
+    place("participants.tsv", text=sessions_of_100((1, 20, "train"), (2, 25, "external_test")))
+    with pytest.raises(InputError, match="found 100 in split 'train' and in 'external_test'; expected one for all"):
+        openbhb.read(root)
+
+
 def test_its_marks(study, place):
     assert openbhb.looks_like(study)
     place("participants.tsv", text="participant_id\tsite\n")

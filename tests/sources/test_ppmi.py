@@ -96,6 +96,14 @@ def test_an_image_of_another_participant_than_its_row_says_is_left_out(study, pl
     assert told(found.problems) == [OTHERS, (scan(3103, 12), "an image with no row", True)]
 
 
+def test_images_with_several_rows_are_told_as_such(study, place, told):
+    place("images.csv", text=IMAGES + '"I11","3102","PD","M","66.2","BL","MRI","x","Original","5/10/2011","NiFTI"\n')
+    place("Participant_Status.csv", text=PEOPLE + "3102,2,Healthy Control,05/2011,66.0\n")
+    for found in (ppmi.read(study), ppmi.read(study, table=study / "images.csv")):
+        assert [s.subject for s in found.scans] == ["3103", "3104"]
+        assert (scan(3102, 11), "an image with several rows", True) in told(found.problems)
+
+
 def test_of_two_images_of_a_day_one_with_a_row_is_kept(study, place, told):
     place(scan(3102, 10, sequence="MPRAGE"))
     found = ppmi.read(study, table=study / "images.csv")

@@ -104,6 +104,13 @@ def test_what_cannot_be_used_is_told(study, place, told):
     ]
 
 
+def test_an_image_with_several_rows_is_told_as_such(study, place, told):
+    place("ukb.csv", text=FIELDS + "1000334,1,50,59,,11026,,\n")
+    found = ukb.read(study)
+    assert {s.subject for s in found.scans} == {"1000223"}
+    assert (scan(1000334), "an image with several rows", True) in told(found.problems)
+
+
 def test_the_folder_in_which_the_command_runs_will_do(study, monkeypatch):
     straight = [(s.subject, s.session) for s in ukb.read(study).scans]
     monkeypatch.chdir(study)
