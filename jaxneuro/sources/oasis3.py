@@ -170,8 +170,14 @@ def _images(root: Path, problems: list[Problem]) -> list[Image]:
                 )
             )
         else:
-            found.append(Image(session[1], session[2], path, (path.name,)))
+            found.append(Image(session[1], session[2], path, _rank(path.name)))
     return found
+
+
+def _rank(name: str) -> tuple[bool, int]:
+    """Prefer plain images to those of a named acquisition (acq-TSE), then the lowest run."""
+    run = re.search(r"_run-(\d+)_", name)
+    return "_acq-" in name, int(run[1]) if run else 0
 
 
 def _diagnosis(visit: Mapping[str, str], where: str, problems: list[Problem]) -> str:

@@ -122,6 +122,18 @@ def test_the_folder_of_tables_and_a_table_of_people_elsewhere_will_do(study, pla
         oasis3.read(study, table=study / "OAS30001_MR_d0361")
 
 
+def test_a_plain_image_of_the_lowest_run_is_kept(place):
+    place("OASIS3_UDSb4_cdr.csv", text=CDR)
+    session = "OAS30001_MR_d0010"
+    order = ["run-2", "run-10", "acq-TSE", "acq-TSE_run-2"]
+    root = place(*(scan(session, run, f"anat{i}/") for i, run in enumerate(reversed(order))))
+    kept = []
+    for _ in order:
+        kept.append(oasis3.read(root).scans[0].path)
+        (root / kept[-1].removeprefix(f"{root}/")).unlink()
+    assert [p.split("d0010_")[1].removesuffix("_T1w.nii.gz") for p in kept] == order
+
+
 def test_columns_are_shared_out_to_the_table_that_has_them(study, place):
     straight = oasis3.read(study).scans
     place("OASIS3_demographics.csv", text=PEOPLE.replace("AgeatEntry", "age0").replace("OASISID", "who"))
