@@ -67,6 +67,8 @@ def read(
     """
     problems: list[Problem] = []
     fields = Table(table_of(root, table, ("ukb.csv",)), COLUMNS, ("subject",), columns, problems)
+    for _, row in fields.rows:
+        row["subject"] = _eid(row["subject"])
     people = fields.by("subject", problems)
     gone = _withdrawn(withdrawn) if withdrawn else set()
     # UK Biobank takes back a participant's number by a negative one.
@@ -75,6 +77,13 @@ def read(
     found = of_kind(_images(root, problems), list(KINDS), image, problems)
     visits = sorted({i.session for i in found})
     fields.tell_columns(["sex", *(f"{what}_{visit}" for visit in visits for what in ("age", "site"))], problems)
+
+    if withdrawn and not gone & {*people, *fields.repeated, *(i.subject for i in found)}:
+        # The table may have been cleared of them already.
+        known = "eids of this table or of these images"
+        problems.append(
+            Problem(withdrawn, f"{len(gone)} eids, none of them here", known, "check whose list it is", dropped=False)
+        )
 
     def describe(image: Image, where: str) -> dict[str, str] | None:
         if image.subject in gone:
@@ -121,7 +130,7 @@ def _images(root: Path, problems: list[Problem]) -> list[Image]:
                 )
             )
         else:
-            found.append(Image(session[1], session[2], path, (folder,), kinds[path.name]))
+            found.append(Image(_eid(session[1]), session[2], path, (folder,), kinds[path.name]))
     if not found and (packed := [n for n in tree.names(root) if re.fullmatch(_SESSION + r"\.zip", n)]):
         raise InputError(
             f"{root}: found {len(packed)} archives such as {packed[0]}; expected them unpacked; in the folder: "
@@ -139,4 +148,9 @@ def _withdrawn(file: str) -> set[str]:
     eids = [c for i, c in enumerate(cells) if not is_missing(c) and not (i == 0 and c.lower() == "eid")]
     if strange := [c for c in eids if not re.fullmatch(r"-?\d+", c)]:
         raise InputError(f"--option withdrawn: {file}: found '{strange[0]}'; expected EIDs, one a line")
-    return set(eids)
+    return {_eid(eid) for eid in eids}
+
+
+def _eid(text: str) -> str:
+    """Return a participant's number without the zeros that a program put before it."""
+    return text.lstrip("0")

@@ -95,6 +95,21 @@ def test_participants_who_have_withdrawn_are_left_out(study, place, told):
         ukb.read(study, withdrawn="nothing")
 
 
+def test_a_list_of_withdrawn_people_who_are_nowhere_is_told(study, place, told):
+    place("w1.csv", text="1000001\n1000002\n")
+    file = str(study / "w1.csv")
+    found = ukb.read(study, withdrawn=file)
+    assert len(found.scans) == 3
+    assert told(found.problems)[1:] == [(file, "2 eids, none of them here", False)]
+
+
+def test_zeros_before_an_eid_are_none_of_it(study, place):
+    place("w1.csv", text="01000334\n")
+    assert [s.subject for s in ukb.read(study, withdrawn=str(study / "w1.csv")).scans] == ["1000223"] * 2
+    place("ukb.csv", text=FIELDS.replace("1000334", "0001000334"))
+    assert [(s.subject, s.age) for s in ukb.read(study).scans][2:] == [("1000334", 58)]
+
+
 def test_what_cannot_be_used_is_told(study, place, told):
     place(scan(1000999), "T1/T1_unbiased_brain.nii.gz", scan(1000334).replace("2_0", "2_1"))
     assert told(ukb.read(study).problems)[1:] == [
