@@ -284,7 +284,7 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
     pairs = [pair for pair in args.columns.split(",") if pair]
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise InputError(f"--columns: found {wrong}; expected pairs such as subject=PTID,age=AGE")
-    columns = dict(pair.split("=", 1) for pair in pairs)
+    columns = _once("--columns", [(ours.strip(), theirs) for ours, theirs in (pair.split("=", 1) for pair in pairs)])
     with terminal.progress("preparing scans") as report:
         card = run.prepare(
             args.source,
@@ -298,7 +298,7 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             study=args.study,
             table=args.table,
             columns=columns,
-            options=dict(args.option),
+            options=_once("--option", args.option),
             name=args.name,
             synthetic=args.synthetic,
             subject_prefix=args.subject_prefix,
@@ -311,6 +311,14 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             video={k: v for k in ("store", "views", "clips") if (v := getattr(args, k)) is not None},
         )
     _say_prepared(args.out, card)
+
+
+def _once(flag: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return pairs by key; of a key that is given twice nobody can tell which was meant."""
+    count = Counter(key for key, _ in pairs)
+    if twice := [key for key, n in count.items() if n > 1]:
+        raise InputError(f"{flag}: found {twice} more than once; expected each once")
+    return dict(pairs)
 
 
 def _say_prepared(out: Path, card: dict[str, Any]) -> None:

@@ -202,3 +202,16 @@ def test_a_misspelt_key_in_a_config_file_is_named(tmp_path):
     (tmp_path / "mine.py").write_text("x = 1\n")
     with pytest.raises(InputError, match="get_config"):
         configuration.read(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--columns", "age=age, age=sex"], "--columns: found ['age'] more than once; expected each once"),
+        (["--option", "days=3", "--option", "days=4"], "--option: found ['days'] more than once; expected each once"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path, capsys, flags, told):
+    (tmp_path / "t.csv").write_text("subject,path\n")
+    assert cli.main(["prepare", str(tmp_path / "t.csv"), "--out", str(tmp_path / "d"), *flags]) == 1
+    assert told in capsys.readouterr().err
