@@ -182,25 +182,36 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def rename(scans: Iterable[Scan], prefix: str) -> list[Scan]:
-    """Return the scans with `prefix` before every subject, to tell two studies' `sub-001` apart."""
+    """Return the scans with `prefix` before every subject, to tell two studies' `sub-001` apart.
+
+    Raises:
+      InputError: the prefix has a comma or what cannot be printed, or tells nobody apart (`sub-`, `0`).
+    """
+    if not prefix.isprintable() or "," in prefix or (prefix and person(prefix + "1") == person("1")):
+        raise InputError(
+            f"--subject-prefix: found {prefix!r}; expected letters, digits and signs such as ldm-, but no comma, and "
+            "more than sub- or zeros"
+        )
     return [replace(s, subject=prefix + s.subject) for s in scans]
 
 
 def read_table(path: Path, problems: list[Problem] | None = None) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the header and (line number, row) of a CSV or TSV; every row has every column.
 
-    With `problems` the table is a person's: cells are stripped, our own column names are known in any case, and a row
-    of another length becomes a problem. Without, it is ours, and every such thing raises.
+    With `problems` the table is a person's: cells are stripped (in a TSV of the quotes that R writes around them, too),
+    our own column names are known in any case, and a row of another length, or one that holds others between two
+    quotes, becomes a problem. Without, it is ours, and every such thing raises.
     """
     # BIDS knows no quotes in a TSV: an unbalanced one must not swallow the rows that follow.
-    how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {"strict": True}
+    tabs = path.suffix == ".tsv"
+    how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     errors = "surrogateescape" if problems is None else "strict"  # ours may hold file names that are not UTF-8
     try:
         with open(path, newline="", encoding="utf-8-sig", errors=errors) as f:
             lines = csv.reader(f, **how)
             header = next(lines, [])
             if problems is not None:
-                header = [known_name(c.strip()) for c in header]
+                header = [known_name(_unquoted(c.strip()) if tabs else c.strip()) for c in header]
             rows = []
             for cells in lines:
                 if not any(c.strip() for c in cells):
@@ -212,7 +223,17 @@ def read_table(path: Path, problems: list[Problem] | None = None) -> tuple[list[
                     problems.append(problem)
                     continue
                 if problems is not None:
-                    cells = [c.strip() for c in cells]
+                    if any(_swallows_rows(c, len(header)) for c in cells):
+                        problems.append(
+                            Problem(
+                                f"{path} line {lines.line_num}",
+                                "a cell with a line break and whole rows in it",
+                                "a line a row",
+                                "look for a quote too many in the lines before; these rows are left out",
+                            )
+                        )
+                        continue
+                    cells = [_unquoted(c.strip()) if tabs else c.strip() for c in cells]
                 rows.append((lines.line_num, dict(zip(header, cells, strict=True))))
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file; expected a table with one row a scan or subject") from e
@@ -225,6 +246,15 @@ def read_table(path: Path, problems: list[Problem] | None = None) -> tuple[list[
     if repeated := [c for c, n in Counter(header).items() if n > 1]:
         raise InputError(f"{path}: found columns {repeated} more than once; expected each once")
     return header, rows
+
+
+def _swallows_rows(cell: str, columns: int) -> bool:
+    """Whether a cell runs from a stray quote in one row to a stray one in another: then it has all commas of a row."""
+    return bool({"\r", "\n"} & set(cell)) and cell.count(",") >= columns - 1
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].strip() if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
 def known_name(column: str) -> str:
@@ -246,4 +276,6 @@ def is_missing(value: str) -> bool:
 
 def from_missing(value: str) -> float:
     """Return a cell's number, NaN where nothing is known."""
+    if "_" in value:  # which Python takes for a number's own
+        raise ValueError(f"{value!r} is no number")
     return math.nan if is_missing(value) else float(value)

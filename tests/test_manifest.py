@@ -70,7 +70,48 @@ def test_a_person_is_one_in_every_spelling(spellings, plain):
 
 def test_two_spellings_of_one_person_are_refused_by_name():
     manifest.check_spellings([Scan("1", "a"), Scan("1", "b"), Scan("2"), Scan("S1"), Scan("10")], "t.csv")
-    with pytest.raises(InputError, match=r"^t\.csv: found subjects '001' and '1'; expected one spelling of one person;"):
+    with pytest.raises(InputError, match=r"^t\.csv: found subjects '001' and '1'; expected one spelling"):
         manifest.check_spellings([Scan("1"), Scan("2"), Scan("001")], "t.csv")
     with pytest.raises(InputError, match=r"subjects '7' and 'sub-7' \(and 1 more such people\)"):
         manifest.check_spellings([Scan(s) for s in ("S1", "7", "s1", "sub-7")], "t.csv")
+
+
+def test_rows_between_two_stray_quotes_are_told(tmp_path):
+    t = tmp_path / "t.csv"
+    t.write_text('subject,path,diagnosis\nA,a,"CN\nB,b,AD\nC,c,CN"\nD,d,"a note\nof two lines"\nE,e,MCI\n')
+    _, rows = manifest.read_table(t, problems := [])
+    assert [(row["subject"], row["diagnosis"]) for _, row in rows] == [("D", "a note\nof two lines"), ("E", "MCI")]
+    assert [(p.where, p.found, p.dropped) for p in problems] == [
+        (f"{t} line 4", "a cell with a line break and whole rows in it", True)
+    ]
+    t.write_text('subject,path,diagnosis\nA,"a,CN\nB,b",AD\nC,c,CN\n')
+    _, rows = manifest.read_table(t, problems := [])
+    assert [row["subject"] for _, row in rows] == ["C"]
+    assert [p.where for p in problems] == [f"{t} line 3"]
+
+
+def test_the_quotes_that_r_writes_into_a_tsv_are_no_part_of_its_cells(tmp_path):
+    t = tmp_path / "t.tsv"
+    t.write_text('"participant_id"\t"Age"\t"group"\n"sub-1"\t70\t"CN"\n"sub-2"\t""\t"CN\n"\t71\t5"\n')
+    header, rows = manifest.read_table(t, problems := [])
+    assert header == ["participant_id", "age", "group"]
+    assert [list(row.values()) for _, row in rows] == [["sub-1", "70", "CN"], ["sub-2", "", '"CN'], ['"', "71", '5"']]
+    assert problems == []
+
+
+def test_a_number_has_no_underscore():
+    assert manifest.from_missing(" 70.5 ") == 70.5
+    assert math.isnan(manifest.from_missing("n/a"))
+    with pytest.raises(ValueError, match="'7_0' is no number"):
+        manifest.from_missing("7_0")
+
+
+@pytest.mark.parametrize("prefix", ["a,b", "a\nb", "\x1b[1m", "sub-", "0", "00", "Sub-"])
+def test_a_prefix_that_would_break_a_line_or_tell_nobody_apart_is_refused(prefix):
+    with pytest.raises(InputError, match=r"^--subject-prefix: found .* expected letters, digits and signs[^\n]*$"):
+        manifest.rename([Scan("1")], prefix)
+
+
+def test_a_prefix_stands_before_every_subject():
+    assert [s.subject for s in manifest.rename([Scan("1"), Scan("sub-1")], "ldm-")] == ["ldm-1", "ldm-sub-1"]
+    assert manifest.rename([Scan("1")], "") == [Scan("1")]

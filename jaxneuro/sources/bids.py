@@ -39,7 +39,7 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None) -> Source:
 
     Args:
       root: the folder.
-      columns: of `ROLES`, to the name of the column in `participants.tsv` or `sessions.tsv`, in place of the role's own.
+      columns: of `ROLES`, to the name of the column in `participants.tsv` or `sessions.tsv`, in place of its own.
 
     Returns:
       The usable scans, sorted by subject and session, and the problems.
@@ -179,15 +179,13 @@ class _Columns:
         """Refuse a named column that no table has, and tell of labels that have none."""
         if absent := [role for role in self.given if role not in self.found]:
             raise InputError(
-                f"{table}: found columns {shown(self.header)}; expected {self.given[absent[0]]} for {absent[0]}, here or "
-                "in sessions.tsv"
+                f"{table}: found columns {shown(self.header)}; expected {self.given[absent[0]]} for {absent[0]}, "
+                "here or in sessions.tsv"
             )
         no_columns(table, [r for r in ("diagnosis", "sex", "age") if r not in self.found], self.header, problems)
 
 
-def _participants(
-    path: Path, named: _Columns, problems: list[Problem]
-) -> tuple[dict[str, dict[str, str]], set[str]]:
+def _participants(path: Path, named: _Columns, problems: list[Problem]) -> tuple[dict[str, dict[str, str]], set[str]]:
     """Return subject to row, and the subjects that have more than one."""
     header, rows = read_table(path, problems)
     if "participant_id" not in header:

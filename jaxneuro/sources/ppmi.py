@@ -51,7 +51,7 @@ COLUMNS = {
     "site": ("SITE",),
 }
 SEQUENCE = r"MP[-_ ]?RAGE|SPGR|(?<![A-Z0-9])T1"
-#: T1-weighted, too, but with another contrast (FLAIR, turbo spin echo, after gadolinium) or of thick slices in one plane.
+#: T1-weighted, too, but with another contrast (FLAIR, turbo spin echo, after gadolinium) or of thick slices.
 UNFIT = (
     r"FLAIR|(?<![A-Z])(?:[TF]SE|2D|GD|GAD[A-Z]*|CONTRAST|POST)(?![A-Z])"
     r"|^(?!.*(?:3D|MP[-_ ]?RAGE|SPGR)).*(?<![A-Z])(?:AX|AXIAL|TRA|COR|CORONAL)(?![A-Z])"

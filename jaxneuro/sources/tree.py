@@ -185,6 +185,6 @@ def header(table: Path) -> list[str]:
     """Return the columns of a TSV; none where it cannot be read."""
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as f:
-            return [column.strip() for column in f.readline().split("\t")]
+            return [column.strip().strip('"') for column in f.readline().split("\t")]
     except OSError:
         return []

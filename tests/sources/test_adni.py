@@ -90,9 +90,7 @@ def test_codes_are_known_in_any_case_and_others_are_told_once_for_the_table(stud
         (scan("002_S_0413", "2006-05-02", 8), "CN, and AD at a later visit", True)
     ]
     place("ADNIMERGE.csv", text=MERGE.replace("MCI to Dementia", "Demented").replace("NL to MCI", "Demented"))
-    assert told(adni.read(study).problems) == [
-        (str(study / "ADNIMERGE.csv"), "diagnosis 'Demented' in 2 rows", False)
-    ]
+    assert told(adni.read(study).problems) == [(str(study / "ADNIMERGE.csv"), "diagnosis 'Demented' in 2 rows", False)]
 
 
 def test_ad_at_a_visit_without_a_day_makes_no_controls(study, place, told):

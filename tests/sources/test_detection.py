@@ -33,6 +33,8 @@ def test_openbhb_is_told_from_bids_by_its_table(place):
     root = place("sub-100/ses-1/sub-100_preproc-quasiraw_T1w.nii.gz")
     place("participants.tsv", text="participant_id\tsite\tsiteXacq\n100\t1\t1\n")
     assert layouts_of(root) == ["openbhb"]
+    place("participants.tsv", text='"participant_id"\t"site"\t"siteXacq"\n"100"\t1\t1\n')
+    assert layouts_of(root) == ["openbhb"]
 
 
 def test_a_file_is_a_table(place):

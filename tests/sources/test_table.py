@@ -36,8 +36,8 @@ def test_labels_without_a_column_are_told_where_others_are_there(tmp_path):
     assert [(s.diagnosis, s.sex, s.age) for s in scans] == [("n/a", "n/a", 70)]
     assert [(str(p), p.dropped) for p in problems] == [
         (
-            f"{tmp_path / 't.csv'}: found no column of diagnosis, sex among ['subject', 'path', 'DX', 'gender', 'age']; "
-            "expected one each; name yours with --columns diagnosis=NAME; kept with diagnosis, sex missing",
+            f"{tmp_path / 't.csv'}: found no column of diagnosis, sex among ['subject', 'path', 'DX', 'gender', "
+            "'age']; expected one each; name yours with --columns diagnosis=NAME; kept with diagnosis, sex missing",
             False,
         )
     ]
@@ -110,6 +110,14 @@ def test_sessions_that_are_called_like_views_of_a_video_are_refused(tmp_path):
 def test_a_folder_is_no_table(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_csv(tmp_path)
+
+
+def test_an_underscore_is_no_part_of_an_age(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("subject,path,age\ns1,a.nii,7_0\n")
+    scans, problems = read_csv(tmp_path / "t.csv")
+    assert math.isnan(scans[0].age)
+    assert [p.found for p in problems] == ["age '7_0'"]
 
 
 def test_one_person_in_two_spellings_is_refused(tmp_path):
