@@ -152,7 +152,7 @@ def of_kind(images: Sequence[Image], order: Sequence[str], wanted: str | None, p
 
     Args:
       images: of all kinds.
-      order: the kinds; the first that any image has is taken.
+      order: the kinds; the one that most sessions have is taken, the first of equals.
       wanted: the kind to take in its place.
       problems: grows by the sessions that have images of other kinds only.
     """
@@ -161,7 +161,7 @@ def of_kind(images: Sequence[Image], order: Sequence[str], wanted: str | None, p
     kinds: dict[tuple[str, str], set[str]] = {}
     for image in images:
         kinds.setdefault(image.key, set()).add(image.kind)
-    kind = wanted or next((k for k in order if any(k in of for of in kinds.values())), order[0])
+    kind = wanted or max(order, key=lambda k: sum(k in of for of in kinds.values()))  # max gives the first of equals
     for key, of in sorted(kinds.items()):
         if kind not in of:
             other = next(k for k in order if k in of)

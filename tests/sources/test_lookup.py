@@ -153,12 +153,17 @@ def test_one_kind_of_image_is_taken_for_all(tmp_path):
         Image("s2", "1", tmp_path / "b", kind="done"),
         Image("s2", "1", tmp_path / "c", kind="raw"),
     ]
-    assert rows.of_kind(images, ["best", "done", "raw"], None, problems := []) == [images[1]]
+    order = ["best", "done", "raw"]
+    assert rows.of_kind(images, order, None, problems := []) == [images[0], images[2]]  # that of most sessions
+    assert problems == []
+    assert rows.of_kind(images[1:], order, None, problems) == [images[1]]  # the first of equals
+    assert problems == []
+    assert rows.of_kind(images, order, "done", problems) == [images[1]]
     assert [str(p) for p in problems] == [
         "s1 1: found no image 'done', only 'raw'; expected the same kind of image of everyone; --option image=raw "
         "takes that of everyone"
     ]
-    assert rows.of_kind(images, ["best", "done", "raw"], "raw", problems := []) == [images[0], images[2]]
+    assert rows.of_kind(images, order, "raw", problems := []) == [images[0], images[2]]
     assert problems == []
     assert rows.of_kind([], ["best"], None, problems) == []
     with pytest.raises(InputError, match=r"--option image: found 'x'; expected one of \['best'\]"):

@@ -62,7 +62,7 @@ def test_a_cdr_that_is_none_leaves_the_diagnosis_missing(study, place, told, cdr
     assert told(found.problems) == [(processed("OAS1_0003_MR1"), f"CDR '{cdr}'", False)]
 
 
-def test_the_first_kind_that_is_there_is_taken_for_all(study, place, told):
+def test_the_kind_that_most_sessions_have_is_taken_for_all(study, place, told):
     place(raw("OAS1_0001_MR1"), raw("OAS1_0001_MR1", 2), raw("OAS1_0002_MR1"))
     found = oasis1.read(study)
     assert len(found.scans) == 4
