@@ -61,6 +61,7 @@ def prepare(path: str, recipe: Recipe, mask_path: str = "") -> Prepared:
         "volume_sha256": hashlib.sha256(volume.tobytes()).hexdigest(),
         "recipe_fingerprint": records.fingerprint(recipe.describe()),
         "versions": _versions(),
+        "affine_from": volumes.affine_from(path),
         "voxel_mm": [round(float(v), 4) for v in np.linalg.norm(affine[:3, :3], axis=0)],
         "stages": {**dict.fromkeys(recipe.already, "declared done"), **found.stages},
         "measures": measures,

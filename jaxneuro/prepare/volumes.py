@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,6 +18,8 @@ from jaxneuro.prepare.recipes import Recipe
 MOST_VOXELS = 2.7e8
 #: What is taken for rounding; SimpleITK knows no shear.
 MOST_SHEAR_DEGREES = 1.0
+#: qform and sform may differ by the tilt of a head that one of them has aligned to a template, and by no more.
+MOST_TURN_DEGREES = 45.0
 
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -27,16 +30,10 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
       ScanError: the file cannot be read (cut short, not NIfTI), is not one 3D image, says nothing of its position
-        (both qform and sform unset), or its voxels are empty, constant or not finite.
+        (both qform and sform unset) or two things (they contradict each other), or its voxels are empty, constant or
+        not finite.
     """
-    where = str(path)
-    try:
-        image = nibabel.load(where)
-    except Exception as e:
-        # nibabel raises a dozen kinds of error for damaged headers, with no common base; each says the file is bad.
-        raise ScanError(f"no NIfTI image ({_line(e)})", "a .nii or .nii.gz file", where=where) from e
-    if not isinstance(image, nibabel.Nifti1Pair):  # of which NIfTI-2 and single files are kinds
-        raise ScanError(f"no NIfTI image ({type(image).__name__})", "a .nii or .nii.gz file", where=where)
+    where, image = str(path), _load(path)
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -57,6 +54,7 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     size = np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) <= 1e-6 * size.prod():
         raise ScanError("an affine that is singular or not finite", "voxel sizes above zero", where=where)
+    _agree(image, where)
     axes = image.affine[:3, :3] / size
     if (shear := np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max().clip(0, 1)))) > MOST_SHEAR_DEGREES:
         raise ScanError(
@@ -82,6 +80,20 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         raise ScanError(f"the value {voxels.flat[0]:g} in every voxel", "an image", where=where)
     canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(voxels, image.affine))
     return np.ascontiguousarray(canonical.dataobj, dtype=np.float32), canonical.affine
+
+
+def affine_from(path: str | os.PathLike[str]) -> str:
+    """Return which of its two orientations `read` takes a file's affine from, "sform" or "qform".
+
+    Raises:
+      ScanError: it is no NIfTI file.
+    """
+    header = _load(path).header
+    if int(header["sform_code"]) == 0:
+        return "qform"
+    if int(header["qform_code"]) != 0 and _qform(header) is None:
+        return "sform; the qform is no rotation"
+    return "sform"
 
 
 def content_hash(voxels: np.ndarray) -> str:
@@ -158,6 +170,45 @@ def apply(
             "an image without such spikes",
         )
     return scaled.astype(np.float16)[..., None]
+
+
+def _load(path: str | os.PathLike[str]) -> Any:
+    where = str(path)
+    try:
+        image = nibabel.load(where)
+    except Exception as e:
+        # nibabel raises a dozen kinds of error for damaged headers, with no common base; each says the file is bad.
+        raise ScanError(f"no NIfTI image ({_line(e)})", "a .nii or .nii.gz file", where=where) from e
+    if not isinstance(image, nibabel.Nifti1Pair):  # of which NIfTI-2 and single files are kinds
+        raise ScanError(f"no NIfTI image ({type(image).__name__})", "a .nii or .nii.gz file", where=where)
+    return image
+
+
+def _agree(image: Any, where: str) -> None:
+    """Refuse a file whose qform and sform, both set, differ in handedness or in where an axis points.
+
+    Programs choose the one or the other, and nothing in the voxels tells which is right: left and right least of all.
+    """
+    header = image.header
+    if int(header["sform_code"]) == 0 or int(header["qform_code"]) == 0 or (qform := _qform(header)) is None:
+        return
+    s, q = (a[:3, :3] / np.maximum(np.linalg.norm(a[:3, :3], axis=0), 1e-9) for a in (header.get_sform(), qform))
+    turn = np.degrees(np.arccos(np.clip((s * q).sum(0), -1, 1)).max())
+    if np.linalg.det(s) * np.linalg.det(q) < 0 or turn > MOST_TURN_DEGREES:
+        ours, theirs = ("".join(c or "?" for c in nibabel.aff2axcodes(a)) for a in (header.get_sform(), qform))
+        raise ScanError(
+            f"an sform of axes {ours} and a qform of axes {theirs}, up to {turn:.0f} degrees apart", "one orientation",
+            "keep the right one: fslorient -copysform2qform or -copyqform2sform", where=where,
+        )  # fmt: skip
+
+
+def _qform(header: Any) -> np.ndarray | None:
+    """Return the affine of the qform; None where its numbers are no rotation."""
+    try:
+        affine = header.get_qform()
+    except (ValueError, nibabel.spatialimages.HeaderDataError):
+        return None
+    return affine if np.isfinite(affine).all() else None
 
 
 def _spread(values: np.ndarray) -> str:

@@ -52,6 +52,7 @@ def test_what_is_on_record(two_heads):
     assert record["stages"]["strip"] == {"method": "template"}
     assert record["stages"]["register"]["size"] == pytest.approx([0.95, 0.84, 0.88], abs=0.03)
     assert record["voxel_mm"] == [3.0, 3.0, 3.0]
+    assert record["affine_from"] == "sform"
     assert record["flags"] == []
     assert record["measures"]["overlap"] > 0.95
     # The template's brain times the three sizes.

@@ -210,3 +210,51 @@ def test_metres_are_told_as_voxel_sizes(tmp_path):
     voxels, affine = ball()
     with pytest.raises(ScanError, match=r"voxels of 0\.002 x 0\.002 x 0\.002 mm; expected 0\.1 to 20 mm"):
         volumes.read(save(tmp_path / "a.nii", voxels, affine @ np.diag([0.001] * 3 + [1])))
+
+
+def oriented(path, voxels, sform, qform):
+    """Write a file whose two orientations are given; None for one that is unset."""
+    image = nib.Nifti1Image(voxels, None)
+    image.set_sform(sform, int(sform is not None))
+    image.set_qform(qform, int(qform is not None))
+    nib.save(image, path)
+    return path
+
+
+def about_z(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+
+
+def test_two_orientations_that_contradict_each_other_are_refused(tmp_path):
+    voxels, affine = ball()
+    mirror = np.diag([-1.0, 1, 1, 1])
+    for sform, qform, message in (
+        (affine, mirror @ affine, "an sform of axes RAS and a qform of axes LAS, up to 180 degrees apart"),
+        (mirror @ affine, affine, "an sform of axes LAS and a qform of axes RAS, up to 180 degrees apart"),
+        # The first axis of the voxels points forward, the second to the left.
+        (affine, about_z(90) @ affine, "an sform of axes RAS and a qform of axes ALS, up to 90 degrees apart"),
+    ):
+        path = oriented(tmp_path / "a.nii", voxels, sform, qform)
+        with pytest.raises(ScanError, match=message) as caught:
+            volumes.read(path)
+        assert str(caught.value).endswith("keep the right one: fslorient -copysform2qform or -copyqform2sform")
+        assert "\n" not in str(caught.value)
+
+
+def test_which_orientation_is_used_is_told(tmp_path):
+    voxels, affine = ball()
+    aligned = about_z(40) @ affine  # as a program writes that aligned a tilted head to a template
+    for sform, qform, want, told in (
+        (aligned, affine, aligned, "sform"),
+        (affine, None, affine, "sform"),
+        (None, affine, affine, "qform"),
+    ):
+        path = oriented(tmp_path / "a.nii", voxels, sform, qform)
+        np.testing.assert_allclose(volumes.read(path)[1], want, atol=1e-4)
+        assert volumes.affine_from(path) == told
+    raw = bytearray(oriented(tmp_path / "a.nii", voxels, affine, affine).read_bytes())
+    raw[256:264] = np.array([1.0, 1.0], "<f4").tobytes()  # no unit quaternion has two parts of 1
+    (tmp_path / "b.nii").write_bytes(raw)
+    np.testing.assert_allclose(volumes.read(tmp_path / "b.nii")[1], affine)
+    assert volumes.affine_from(tmp_path / "b.nii") == "sform; the qform is no rotation"
