@@ -9,6 +9,8 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.openers import ImageOpener
 from scipy import ndimage
 
 from jaxneuro.errors import ScanError
@@ -20,6 +22,8 @@ MOST_VOXELS = 2.7e8
 MOST_SHEAR_DEGREES = 1.0
 #: qform and sform may differ by the tilt of a head that one of them has aligned to a template, and by no more.
 MOST_TURN_DEGREES = 45.0
+#: More than this behind the voxels of a compressed file, MiB, and its header declares another image than is there.
+_MOST_BEHIND_MIB = 64
 
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +73,7 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         )
     try:
         # Read before anything is derived: a truncated file fails here and nowhere else.
-        voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        voxels = _voxels(image).reshape(shape)
     except MemoryError:
         raise
     except Exception as e:
@@ -209,6 +213,20 @@ def _qform(header: Any) -> np.ndarray | None:
     except (ValueError, nibabel.spatialimages.HeaderDataError):
         return None
     return affine if np.isfinite(affine).all() else None
+
+
+def _voxels(image: Any) -> np.ndarray:
+    """Return the voxels as stored, float32; a compressed file is read to its end, where its checksum and length are."""
+    stored, name = image.dataobj, image.file_map["image"].filename
+    if not name.lower().endswith((".gz", ".bz2", ".zst")):
+        return np.asarray(stored, dtype=np.float32)
+    with ImageOpener(name) as stream:
+        spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+        voxels = np.asarray(ArrayProxy(stream, spec, mmap=False), dtype=np.float32)
+        for _ in range(_MOST_BEHIND_MIB):
+            if not stream.read(1 << 20):
+                return voxels
+    raise ValueError(f"more than {_MOST_BEHIND_MIB} MiB behind its voxels")
 
 
 def _spread(values: np.ndarray) -> str:

@@ -258,3 +258,31 @@ def test_which_orientation_is_used_is_told(tmp_path):
     (tmp_path / "b.nii").write_bytes(raw)
     np.testing.assert_allclose(volumes.read(tmp_path / "b.nii")[1], affine)
     assert volumes.affine_from(tmp_path / "b.nii") == "sform; the qform is no rotation"
+
+
+def test_a_compressed_file_is_read_to_its_checksum(tmp_path):
+    whole = good(tmp_path)
+    raw = gzip.decompress(whole)
+    other = bytearray(raw)
+    other[len(raw) // 2] ^= 0x40
+    for damaged, message in (
+        (whole[:-8], "end-of-stream"),
+        (whole[:-8] + bytes(4) + whole[-4:], "CRC"),
+        (whole[:-4] + bytes(4), "length"),
+        (gzip.compress(bytes(other))[:-8] + whole[-8:], "CRC"),
+    ):
+        (tmp_path / "a.nii.gz").write_bytes(damaged)
+        with pytest.raises(ScanError, match=rf"a damaged image \(.*{message}.*copy it again"):
+            volumes.read(tmp_path / "a.nii.gz")
+
+
+def test_little_behind_the_voxels_is_no_damage_and_much_is_never_kept(tmp_path, monkeypatch):
+    whole = good(tmp_path)
+    raw = gzip.decompress(whole)
+    longer = tmp_path / "a.nii.gz"
+    longer.write_bytes(gzip.compress(raw + b"x" * 1000))
+    np.testing.assert_array_equal(volumes.read(longer)[0], volumes.read(tmp_path / "good.nii.gz")[0])
+    monkeypatch.setattr(volumes, "_MOST_BEHIND_MIB", 2)
+    longer.write_bytes(gzip.compress(raw + bytes(3 << 20)))
+    with pytest.raises(ScanError, match=r"a damaged image \(more than 2 MiB behind its voxels\)"):
+        volumes.read(longer)
