@@ -107,6 +107,7 @@ def through(
       ScanError: the scan cannot be used, or is not what it was declared to be; says why.
       InputError: the recipe needs a tool that is not there.
     """
+    checks.above_zero(voxels)
     scan, mask, pose = images.to_sitk(voxels, affine), None, None
     stages: dict[str, Any] = {}
     corrects, strips, registers = (stage in recipe.stages for stage in STAGES)

@@ -98,6 +98,50 @@ def test_a_small_head_on_zeros_is_not_taken_for_a_brain(size):
     assert checks.looks_stripped(brain, affine)
 
 
+def test_normalised_scans_are_refused_and_not_halved(tmp_path):
+    brain, affine, mask = head(pose(), stripped=True)
+    scored = np.where(mask, (brain - brain[mask].mean()) / brain[mask].std(), 0).astype(np.float32)
+    whole, _, _ = head(pose(), noise=0.0)
+    wide = np.pad(whole, 30)  # a background that is closely below 0 when the field has a mean of 0
+    between = np.where(mask, 2 * brain / brain.max() - 1, 0).astype(np.float32)
+    for values in (scored, scored * 1000, whole - whole.mean(), wide - wide.mean(), whole - whole.max() / 2, between):
+        with pytest.raises(
+            ScanError, match=r"values from -\S+ to \S+, \d+% of .*; expected a background of 0 and a brain"
+        ):
+            checks.above_zero(values)
+    for recipe in (SMALL, ALREADY, dataclasses.replace(SMALL, stages=())):
+        with pytest.raises(ScanError, match="values from -"):
+            scan.prepare(saved(tmp_path / "a.nii.gz", scored, affine), recipe)
+    with pytest.raises(ScanError, match="values from -3 to -1, 100% of those"):
+        checks.above_zero(np.array([0, -1, -3], np.float32))
+
+
+def test_ringing_and_noise_around_zero_are_no_reason_to_refuse():
+    brain, _, mask = head(pose(), stripped=True)
+    whole, _, _ = head(pose(), noise=0.0)
+    white = np.percentile(brain[mask], 90)
+    noise = np.random.default_rng(0).normal(0, white / 15, whole.shape)
+    checks.above_zero(whole)
+    checks.above_zero(whole + noise)  # four tenths of its voxels are negative
+    for values in (brain, whole):
+        moved = ndimage.affine_transform(values, np.eye(3) * 0.93, offset=(2.3, 1.7, 3.1), order=3)
+        assert (moved < 0).any()
+        checks.above_zero(moved)
+
+
+def test_the_share_of_negative_values_that_is_refused():
+    # The 99th percentile of the 900 above 0 is 100: below -10 is negative, of 1000 voxels 50 may be.
+    few = np.r_[np.full(900, 100.0), np.full(50, -11.0), np.full(50, -9.0), np.zeros(500)]
+    checks.above_zero(few)
+    few[950] = -11.0
+    with pytest.raises(ScanError, match="values from -11 to 100, 10% of those that are not 0 negative"):
+        checks.above_zero(few)
+    # Each is noise beside a brightness of 100, and together they are 8 / 18 of all magnitudes.
+    with pytest.raises(ScanError, match="values from -1 to 100, 99% of"):
+        checks.above_zero(np.r_[np.full(10, 100.0), np.full(800, -1.0)])
+    checks.above_zero(np.r_[np.full(10, 100.0), np.full(600, -1.0)])  # 6 / 16
+
+
 def test_wrong_declarations_are_refused(tmp_path):
     voxels, affine, _ = head(pose())
     whole = saved(tmp_path / "whole.nii.gz", voxels, affine)
