@@ -119,7 +119,9 @@ def prepare(
     fold(scans)
     chosen = recipes.recipe(recipe, skip=skip, already=[*already, *found.already], stripper=stripper)
     chosen_card = chosen.describe()
-    own_masks = masks.find(source, found.scans) if chosen.stripper == "mask" else {}
+    own_masks, unclear = masks.find(source, found.scans) if chosen.stripper == "mask" else ({}, [])
+    problems += unclear
+    scans = [s for s in scans if s.path not in {p.where for p in unclear}]
     folder = Path(work) if work is not None else out.with_name(f".{out.name}.work")
     spool = Spool(folder, records.fingerprint(chosen_card))
     folder.mkdir(parents=True, exist_ok=True)

@@ -131,8 +131,7 @@ def through(
             with clock("find"):
                 pose = registration.of_head(even, recipe.finest_mm)
         with clock("strip"):
-            mask = _strip(even, recipe, mask_path, affine, pose)
-        stages["strip"] = {"method": recipe.stripper}
+            mask, stages["strip"] = _strip(even, recipe, mask_path, affine, pose)
         if corrects:  # again, now that there is only one kind of tissue to make even
             with clock("bias again"):
                 even = over_brain(mask)
@@ -146,27 +145,30 @@ def through(
         stages["register"] = {"template": "MNI152 (nilearn)", **pose.describe()}
     if strips and recipe.stripper == "template" and (corrects or registers):
         with clock("strip again"):  # what the head's bias hid, and its pose had a little beside
-            mask = _strip(even, recipe, mask_path, affine, pose)
+            mask, _ = _strip(even, recipe, mask_path, affine, pose)
     return Found(even, mask, pose, stages)
 
 
 def _strip(
     scan: sitk.Image, recipe: Recipe, mask_path: str, affine: np.ndarray, pose: registration.Pose | None
-) -> np.ndarray:
-    """Return the brain; `pose` of the template in the scan, for the way that needs it."""
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the brain, and how it was found; `pose` of the template in the scan, for the way that needs it."""
+    how = {"method": recipe.stripper}
     if recipe.stripper == "mask":
-        return _own_mask(mask_path, scan, affine)
+        mask = _own_mask(mask_path, scan, affine)
+        return mask, {**how, "mask": mask_path, "mask_hash": volumes.content_hash(mask)}
     mask = stripping.by_template(scan, pose) if pose is not None else stripping.TOOLS[recipe.stripper](scan)
     if not mask.any():
         raise ScanError(f"no brain by '{recipe.stripper}'", "a T1-weighted head", "try another --strip")
-    return mask
+    return mask, how
 
 
 def _own_mask(path: str, scan: sitk.Image, affine: np.ndarray) -> np.ndarray:
     if not path:
         raise ScanError(
-            "no mask of the brain", "*_desc-brain_mask.nii.gz of this scan in derivatives/", "see docs/data.md"
-        )
+            "no mask of the brain", "*_desc-brain_mask.nii.gz of this scan in a folder anat of derivatives/",
+            "see docs/data.md",
+        )  # fmt: skip
     try:
         voxels, theirs = volumes.read(path)
     except ScanError as e:

@@ -5,6 +5,7 @@ import io
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxneuro.manifest import Problem, Scan
@@ -72,8 +73,64 @@ def test_masks_of_derivatives_are_found_by_subject_and_session(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     scans = [Scan("sub-1", "ses-1", path="a"), Scan("sub-2", path="b"), Scan("sub-3", path="c")]
-    found = masks.find(tmp_path, scans)
+    found, problems = masks.find(tmp_path, scans)
+    assert problems == []
     assert {k: v.rsplit("/", 1)[1] for k, v in found.items()} == {
         "a": "sub-1_ses-1_desc-brain_mask.nii.gz",
         "b": "sub-2_run-1_desc-brain_mask.nii.gz",
     }
+
+
+def touched(root, *names):
+    for name in names:
+        file = root / "derivatives" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def scan_of(name):
+    return Scan("sub-1", "ses-1", path=f"/study/sub-1/ses-1/anat/sub-1_ses-1_{name}T1w.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("scan", "mask", "fits"),
+    [
+        ("run-1_", "run-1_", True),
+        ("run-1_", "run-01_", True),
+        ("run-1_", "", True),  # of both runs together
+        ("run-1_", "run-2_", False),
+        ("", "run-2_", False),
+        ("acq-a_run-1_", "run-1_", True),
+        ("acq-a_run-1_", "acq-b_run-1_", False),
+        ("rec-norm_", "acq-a_", False),
+        ("run-1_", "task-rest_run-1_", False),
+        ("", "res-1_", True),
+    ],
+)
+def test_a_mask_of_another_image_is_no_candidate(tmp_path, scan, mask, fits):
+    touched(
+        tmp_path, f"x/sub-1/ses-1/anat/sub-1_ses-1_{mask}desc-brain_mask.nii.gz", "x/anat/sub-9_desc-brain_mask.nii"
+    )
+    found, problems = masks.find(tmp_path, [scan_of(scan)])
+    assert bool(found) == fits
+    assert problems == []
+
+
+def test_of_several_masks_the_one_that_says_most_and_never_any_of_two(tmp_path):
+    touched(
+        tmp_path,
+        "x/sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz",
+        "x/sub-1/ses-1/anat/sub-1_ses-1_run-2_desc-brain_mask.nii.gz",
+        "x/sub-1/ses-1/func/sub-1_ses-1_run-1_desc-brain_mask.nii.gz",  # not in anat
+        "y/sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz",
+    )
+    scans = [scan_of("run-1_"), scan_of("run-2_")]
+    found, problems = masks.find(tmp_path, scans)
+    assert found == {
+        scans[1].path: str(tmp_path / "derivatives/x/sub-1/ses-1/anat/sub-1_ses-1_run-2_desc-brain_mask.nii.gz")
+    }
+    (problem,) = problems
+    assert problem.where == scans[0].path
+    assert problem.found == "masks of the brain {0}/x/{1} and {0}/y/{1}".format(
+        tmp_path / "derivatives", "sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz"
+    )

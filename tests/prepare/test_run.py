@@ -108,6 +108,23 @@ def test_nothing_usable_or_an_existing_folder_is_refused(bids, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bids", "d"]
 
 
+def test_two_masks_of_one_scan_cost_that_scan_alone(bids, tmp_path):
+    for i in range(12):
+        for pipeline in ("a", "b") if i == 3 else ("a",):
+            file = bids / "derivatives" / pipeline / f"sub-{i:02d}" / "anat" / f"sub-{i:02d}_desc-brain_mask.nii.gz"
+            file.parent.mkdir(parents=True)
+            inside = np.asarray(brain(i).dataobj) > 0
+            inside[:8] = False
+            nib.save(nib.Nifti1Image(inside.astype(np.uint8), brain(i).affine), file)
+    card = run.prepare(bids, tmp_path / "d", recipe="quick40", skip=["bias", "register"], stripper="mask")
+    assert card["counts"] == {"scans": 11, "subjects": 11, "failures": 1, "mended": 0}
+    (problem,) = manifest.read_problems(tmp_path / "d" / "failures.csv")
+    assert problem.where == str(image(bids, 3))
+    assert problem.found.startswith("masks of the brain ")
+    lines = [json.loads(line) for line in (tmp_path / "d" / "records.jsonl").read_text().splitlines()]
+    assert lines[3]["stages"]["strip"]["mask"].endswith("derivatives/a/sub-04/anat/sub-04_desc-brain_mask.nii.gz")
+
+
 def prepared_now(monkeypatch):
     """Return a list that grows by the name of every file that is prepared rather than found done."""
     seen = []

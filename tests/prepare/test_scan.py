@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from jaxneuro.errors import InputError, ScanError
-from jaxneuro.prepare import checks, recipes, registration, scan, stripping, template
+from jaxneuro.prepare import checks, recipes, registration, scan, stripping, template, volumes
 from tests.prepare.heads import dice, head, pose, target_error
 
 #: As `paper80`, coarser.
@@ -180,6 +180,8 @@ def test_a_mask_of_the_studys_own(tmp_path):
     saved(mask_path, mask.astype(np.uint8), affine)
     found = scan.prepare(str(path), recipe, str(mask_path))
     assert found.record["measures"]["brain_ml"] == pytest.approx(mask.sum() * 27 / 1000, abs=0.1)
+    of_mask = {"method": "mask", "mask": str(mask_path), "mask_hash": volumes.content_hash(mask)}
+    assert found.record["stages"]["strip"] == of_mask
     with pytest.raises(ScanError, match="no mask of the brain"):
         scan.prepare(str(path), recipe)
     saved(mask_path, mask[1:].astype(np.uint8), affine)
