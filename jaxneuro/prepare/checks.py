@@ -18,6 +18,8 @@ SELDOM_OVERLAP, NEVER_OVERLAP = 0.90, 0.75
 #: Correlation with the template's intensities below which a registered brain is looked at, and below which it is none,
 #: or not T1-weighted: three real heads had 0.53 to 0.71; the template's own brain, turned the wrong way, 0.2 to 0.42.
 SELDOM_LIKE, NEVER_LIKE = 0.45, 0.3
+#: Share of a brain's surface on the border of the grid above which it is looked at.
+SELDOM_CUT = 0.05
 
 #: Values are taken for negative rather than for noise below minus this share of the 99th percentile of those above 0;
 #: and the share of the voxels other than 0 that may be. On the tests' heads: ringing of splines and sinc 1 % at most,
@@ -143,9 +145,29 @@ def flags(measures: dict[str, Any], recipe: Recipe) -> list[str]:
         found.append(f"overlap with the template {overlap:.2f}")
     if (likeness := measures.get("likeness")) is not None and likeness < SELDOM_LIKE:
         found.append(f"correlation with the template {likeness:.2f}")
-    if recipe.stripped and measures["cut"] > 0.05:
+    if recipe.stripped and measures["cut"] > SELDOM_CUT:
         found.append(f"{measures['cut']:.0%} of the brain's surface on the border of the grid")
     return found
+
+
+def severity(measures: dict[str, Any], recipe: Recipe) -> tuple[float, float]:
+    """Return how bad a volume is, larger where it is worse, by the limits of `flags`.
+
+    Returns:
+      the sum over all measures of the distance beyond the limit, as a share of the limit; and the largest of these
+      distances, which is below 0 where everything is within its limits. A cut brain's limit is that of the share of its
+      surface that is not on the border: a brain of 0 ml and one all on the border are equally bad.
+    """
+    beyond = []
+    if (ml := measures.get("brain_ml")) is not None:
+        beyond.append(max(1 - ml / SELDOM_ML[0], ml / SELDOM_ML[1] - 1))
+    if (overlap := measures.get("overlap")) is not None:
+        beyond.append(1 - overlap / SELDOM_OVERLAP)
+    if (likeness := measures.get("likeness")) is not None:
+        beyond.append(1 - likeness / SELDOM_LIKE)
+    if recipe.stripped and (cut := measures.get("cut")) is not None:
+        beyond.append(1 - (1 - cut) / (1 - SELDOM_CUT))
+    return sum(max(0.0, b) for b in beyond), max(beyond, default=-1.0)
 
 
 def _ml(mask: np.ndarray, affine: np.ndarray) -> float:

@@ -41,9 +41,11 @@ class Page:
 
     def add(self, scan: Scan, volume: np.ndarray, record: dict[str, Any]) -> None:
         """Add a scan: volume [d, h, w, 1] and its record."""
+        from jaxneuro.prepare import checks  # needs SimpleITK, which is an extra
+
         measures, flags = record["measures"], record["flags"]
         self.flagged += bool(flags)
-        badness = (float(len(flags)), -measures.get("overlap", 1.0), -measures.get("likeness", 1.0))
+        badness = (float(bool(flags)), *checks.severity(measures, self.recipe))
         # The number makes ties fall the same way each time, and keeps dicts from being compared.
         entry = (badness, -self._added, {"scan": scan, "record": record})
         self._added += 1

@@ -36,6 +36,23 @@ def test_worst_first_and_no_more_pictures_than_asked_for(tmp_path):
     assert "A &lt;study&gt;" in text
 
 
+def test_the_worst_of_equally_flagged_scans_is_the_furthest_beyond_its_limit(tmp_path):
+    page = quality.Page(recipes.recipe("quick40"), pictures=5)
+    good = {"brain_ml": 1300.0, "overlap": 0.95, "likeness": 0.7, "cut": 0.0}
+    for name, changed, flags in (
+        ("s0", {"brain_ml": 849.0, "overlap": 0.91}, 1),  # 0.001 below 850
+        ("s1", {"brain_ml": 50.0}, 1),  # 0.941
+        ("s2", {"overlap": 0.891, "likeness": 0.4455}, 2),  # twice 0.01
+        ("s3", {"cut": 0.24}, 1),  # 0.76 rather than 0.95: 0.2
+        ("s4", {}, 0),
+        ("s5", {"overlap": 0.901}, 0),
+    ):
+        page.add(
+            Scan(name), np.zeros((40, 40, 40, 1), np.float16), {"measures": good | changed, "flags": ["odd"] * flags}
+        )
+    assert re.findall(r"<strong>(s\d)</strong>", written(tmp_path / "q.html", page)) == ["s1", "s3", "s2", "s0", "s5"]
+
+
 def test_failures_are_listed_with_their_reason(tmp_path):
     page = quality.Page(RECIPE)
     page.add(Scan("s0"), np.zeros((40, 40, 40, 1), np.float16), record())

@@ -202,6 +202,31 @@ def test_flags_say_what_to_look_at():
 
 
 @pytest.mark.parametrize(
+    ("changed", "beyond", "nearest"),
+    [
+        ({}, 0.0, -0.0105263),  # the surface off the border, 0.96 of 0.95
+        ({"overlap": 0.891}, 0.01, 0.01),
+        ({"brain_ml": 85.0}, 0.9, 0.9),
+        ({"brain_ml": 2145.0}, 0.1, 0.1),
+        ({"likeness": -0.09}, 1.2, 1.2),
+        ({"cut": 0.24}, 0.2, 0.2),  # 0.76 is four fifths of 0.95
+        ({"overlap": 0.81, "likeness": 0.315, "cut": 0.24}, 0.6, 0.3),  # 0.1, 0.3 and 0.2
+        ({"overlap": 0.9009, "cut": 0.0}, 0.0, -0.001),
+    ],
+)
+def test_severity_is_the_distance_beyond_each_limit(changed, beyond, nearest):
+    measures = {"brain_ml": 1275.0, "overlap": 0.99, "likeness": 0.9, "cut": 0.04} | changed
+    assert checks.severity(measures, SMALL) == pytest.approx((beyond, nearest), abs=1e-6)
+    assert (beyond > 0) == bool(checks.flags(measures, SMALL))
+
+
+def test_a_cut_head_is_no_fault():
+    head_kept = dataclasses.replace(SMALL, stages=())
+    assert checks.severity({"cut": 0.5}, head_kept) == (0.0, -1.0)
+    assert checks.flags({"cut": 0.5}, head_kept) == []
+
+
+@pytest.mark.parametrize(
     ("keywords", "message"),
     [
         ({"skip": ["n4"]}, "--skip: found n4; expected one of bias, strip, register"),
