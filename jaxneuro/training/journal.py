@@ -16,9 +16,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import image, scalar
 
-from jaxneuro import records
+from jaxneuro import lock, records
 from jaxneuro.errors import InputError
-from jaxneuro.training import lock
 
 _CONFIG = "config.json"
 #: What a run leaves that was killed before its config was written.

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxneuro import augment, data, manifest, terminal
+from jaxneuro import augment, data, lock, manifest, terminal
 from jaxneuro.errors import InputError
 from jaxneuro.interop import tables
 from jaxneuro.models import order
@@ -20,7 +20,6 @@ from jaxneuro.training import (
     checkpoint,
     experiment,
     journal,
-    lock,
     optim,
     pictures,
     sharding,

@@ -1,4 +1,4 @@
-"""One run a folder at a time."""
+"""One process a folder at a time: a run that trains, a preparation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ FILE = ".lock"
 
 
 @contextmanager
-def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep every other process from training in a folder, made if need be; the lock goes with the process, however it
+def hold(
+    workdir: str | os.PathLike[str], *, busy: str = "is being trained", instead: str = "another --workdir"
+) -> Iterator[None]:
+    """Keep every other process from working in a folder, made if need be; the lock goes with the process, however it
     ends.
+
+    Args:
+      workdir: the folder.
+      busy, instead: what the other process does with it, and what to choose instead, for the error.
 
     Raises:
       InputError: another process holds it; names it.
@@ -31,8 +37,8 @@ def hold(workdir: str | os.PathLike[str]) -> Iterator[None]:
         except BlockingIOError as e:
             handle.seek(0)
             raise InputError(
-                f"{workdir}: is being trained by {handle.read().strip() or 'another process'}; expected no other run "
-                "in the folder; wait for it, stop it, or choose another --workdir"
+                f"{workdir}: {busy} by {handle.read().strip() or 'another process'}; expected no other run "
+                f"in the folder; wait for it, stop it, or choose {instead}"
             ) from e
         except OSError as e:
             if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

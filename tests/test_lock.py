@@ -9,9 +9,8 @@ import textwrap
 
 import pytest
 
-from jaxneuro import cli
+from jaxneuro import cli, lock
 from jaxneuro.errors import InputError
-from jaxneuro.training import lock
 from tests.conftest import CONFIGS
 
 
@@ -20,7 +19,7 @@ def holder(tmp_path):
     """Another process that holds the folder `r`, until it is killed."""
     body = f"""
         import sys
-        from jaxneuro.training import lock
+        from jaxneuro import lock
         with lock.hold({str(tmp_path / "r")!r}):
             print("held", flush=True)
             sys.stdin.read()
