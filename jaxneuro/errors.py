@@ -18,21 +18,28 @@ class CorruptDataError(InputError):
 
 
 class ScanError(InputError):
-    """Say why one scan cannot be used; its parts become a row of the dataset's failures."""
+    """Say why one scan cannot be used; its parts become a row of the dataset's failures.
 
-    def __init__(self, found: str, expected: str, hint: str = "", *, where: str = "") -> None:
-        self.where, self.found, self.expected, self.hint = where, found, expected, hint
+    `passing` tells that the fault may be the machine's at this time, not the scan's: the next run tries it again.
+    """
+
+    def __init__(self, found: str, expected: str, hint: str = "", *, where: str = "", passing: bool = False) -> None:
+        self.where, self.found, self.expected, self.hint, self.passing = where, found, expected, hint, passing
         super().__init__(
             (f"{where}: " if where else "") + f"found {found}; expected {expected}" + (f"; {hint}" if hint else "")
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to make it again in another process: exceptions are pickled by their one argument otherwise."""
-        return type(self)._of, (self.where, self.found, self.expected, self.hint)
+        return type(self)._of, (self.where, self.found, self.expected, self.hint, self.passing)
 
     @classmethod
-    def _of(cls, where: str, found: str, expected: str, hint: str) -> ScanError:
-        return cls(found, expected, hint, where=where)
+    def _of(cls, where: str, found: str, expected: str, hint: str, passing: bool) -> ScanError:
+        return cls(found, expected, hint, where=where, passing=passing)
+
+
+class Terminated(KeyboardInterrupt):
+    """Say that SIGTERM came: raised wherever the program is, as Ctrl-C is, so that it leaves in the same order."""
 
 
 class Preempted(Exception):

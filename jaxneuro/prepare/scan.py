@@ -172,7 +172,7 @@ def _own_mask(path: str, scan: sitk.Image, affine: np.ndarray) -> np.ndarray:
     try:
         voxels, theirs = volumes.read(path)
     except ScanError as e:
-        raise ScanError(f"the mask {path}: {e.found}", e.expected, e.hint) from e
+        raise ScanError(f"the mask {path}: {e.found}", e.expected, e.hint, passing=e.passing) from e
     if voxels.shape != scan.GetSize() or np.abs(theirs - affine).max() > 0.01:
         raise ScanError(f"the mask {path} on another grid, {voxels.shape}", f"the scan's, {scan.GetSize()}")
     return voxels > 0

@@ -30,6 +30,8 @@ _DARKEST, _BRIGHTEST = 0.8, 1.3
 _NEARBY_MM = 15.0
 #: Longest time that a tool may take for one scan, seconds.
 _LIMIT_S = 1800
+#: What tools fail at (memory, a full disk, a licence) is not always the scan.
+_AGAIN = "the next run tries it again"
 
 
 def propagate(scan: sitk.Image, pose: Pose) -> np.ndarray:
@@ -120,14 +122,16 @@ def _command(scan: sitk.Image, name: str, program: str, *arguments: str) -> np.n
                 command, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S, cwd=folder
             )
         except subprocess.TimeoutExpired as e:
-            raise ScanError(f"{program} that took over {_LIMIT_S} s", "a brain") from e
+            raise ScanError(f"{program} that took over {_LIMIT_S} s", "a brain", _AGAIN, passing=True) from e
         if done.returncode or not brain.is_file():
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1][:160]
-            raise ScanError(f"{program} that ended with status {done.returncode} and said: {said}", "a brain")
+            raise ScanError(
+                f"{program} that ended with status {done.returncode} and said: {said}", "a brain", _AGAIN, passing=True
+            )
         try:
             voxels = np.asarray(nibabel.as_closest_canonical(nibabel.load(brain)).dataobj)
         except Exception as e:  # nibabel raises a dozen kinds for damaged files
-            raise ScanError(f"an image that cannot be read, by {program}", "a brain") from e
+            raise ScanError(f"an image that cannot be read, by {program}", "a brain", _AGAIN, passing=True) from e
     if voxels.shape != scan.GetSize():
         raise ScanError(f"{program}'s image of shape {voxels.shape}", f"the scan's, {scan.GetSize()}")
     return ndimage.binary_fill_holes(voxels > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -77,6 +78,8 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     except MemoryError:
         raise
     except Exception as e:
+        if _of_the_system(e):
+            raise _unread(e, where) from e
         raise ScanError(f"a damaged image ({_line(e)})", f"{shape} voxels", "copy it again", where=where) from e
     if bad := voxels.size - int(np.isfinite(voxels).sum()):
         raise ScanError(f"{bad} voxels that are NaN or infinite", "numbers", where=where)
@@ -98,6 +101,21 @@ def affine_from(path: str | os.PathLike[str]) -> str:
     if int(header["qform_code"]) != 0 and _qform(header) is None:
         return "sform; the qform is no rotation"
     return "sform"
+
+
+def _of_the_system(error: Exception) -> bool:
+    """Whether an error is the system's, such as EIO, EACCES or ESTALE.
+
+    Those of damaged gzip streams have no number, and EINVAL comes of a damaged header that points before its file.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def _unread(error: Exception, where: str) -> ScanError:
+    return ScanError(
+        f"a file that cannot be read ({getattr(error, 'strerror', None) or _line(error)})", "an image",
+        "check its permissions and its disk; the next run tries it again", where=where, passing=True,
+    )  # fmt: skip
 
 
 def content_hash(voxels: np.ndarray) -> str:
@@ -179,8 +197,14 @@ def apply(
 def _load(path: str | os.PathLike[str]) -> Any:
     where = str(path)
     try:
+        with open(where, "rb") as f:  # nibabel takes a file that the system does not hand out for one that is no image
+            f.read(1024)
         image = nibabel.load(where)
+    except MemoryError:
+        raise
     except Exception as e:
+        if _of_the_system(e):
+            raise _unread(e, where) from e
         # nibabel raises a dozen kinds of error for damaged headers, with no common base; each says the file is bad.
         raise ScanError(f"no NIfTI image ({_line(e)})", "a .nii or .nii.gz file", where=where) from e
     if not isinstance(image, nibabel.Nifti1Pair):  # of which NIfTI-2 and single files are kinds
