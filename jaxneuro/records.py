@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -223,18 +224,18 @@ class Writer:
         shard_bytes: int = 256 << 20,
     ) -> None:
         self.out = Path(out)
-        if self.out.exists():
-            raise InputError(f"{self.out}: already exists; expected a new folder; choose another or remove it")
+        refuse_existing(self.out)
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
         size = int(np.prod(self._shape)) * self._dtype.itemsize
         self._shards = max(1, -(-records * size // shard_bytes))
         self._records = records
-        self._partial = self.out.with_name(f".{self.out.name}.partial-{os.getpid()}")
+        self._partial = _partial(self.out)
         self._scans: list[Scan] = []
         self._counts = [0] * self._shards
         self._writer: Any = None
 
     def __enter__(self) -> Writer:
+        remove_abandoned(self.out)
         (self._partial / "shards").mkdir(parents=True)
         return self
 
@@ -338,6 +339,58 @@ class Writer:
                 writer.close()
             except RuntimeError as e:
                 raise OSError(f"{self._partial}: cannot be written ({str(e).splitlines()[0]})") from e
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse a place that is taken, by a link that leads nowhere, too.
+
+    Raises:
+      InputError: something is there.
+    """
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out}: a link to {os.readlink(out)}, which is not there; expected no such name; remove it")
+    if out.exists():
+        raise InputError(f"{out}: already exists; expected a new folder; choose another or remove it")
+
+
+def check_place(out: Path) -> None:
+    """Make sure that a dataset can be written, before hours of work for it; removes what dead processes began there.
+
+    Raises:
+      InputError: something is there, or the place is in a file.
+      OSError: its folder cannot be made or written to.
+    """
+    refuse_existing(out)
+    above = next(p for p in out.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise InputError(f"{out}: found the file {above}; expected a folder to make the dataset in; choose another")
+    remove_abandoned(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _partial(out).mkdir()
+    _partial(out).rmdir()
+
+
+def remove_abandoned(out: Path) -> None:
+    """Remove what processes of this machine that were killed have begun to write for a dataset."""
+    begun = f".{out.name}.partial-{socket.gethostname()}-"  # the process ids of other machines say nothing here
+    for folder in out.parent.iterdir() if out.parent.is_dir() else ():
+        pid = folder.name.removeprefix(begun)
+        if folder.name.startswith(begun) and pid.isdecimal() and not _runs(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another person's process
+        return True
+    return True
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:

@@ -106,6 +106,7 @@ def prepare(
         return of_diagnoses([replace(s, diagnosis=s.label) if s.diagnosis == MISSING else s for s in scans])
 
     fold(scans)
+    records.check_place(out)
     done: list[_Found] = []
     for i, result in enumerate(parallel.each(_look, [(s,) for s in scans], workers)):
         if isinstance(result, Problem):
@@ -125,7 +126,6 @@ def prepare(
     plan = [_rows(f, chosen, store, each_view, clips, seed, f.scan.subject in train) for f in kept]
     rows = [scan for part, _ in plan for scan in part]
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     with records.Writer(out, shape=chosen.shape, dtype="uint8", records=len(rows) if store == "clips" else 0) as writer:
         more: dict[str, Any] = {}
         if store == "files":
