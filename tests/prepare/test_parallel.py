@@ -11,6 +11,7 @@ import pytest
 
 from jaxneuro.errors import InputError
 from jaxneuro.prepare import parallel, recipes, run
+from tests.prepare import jobs
 
 distributed = pytest.importorskip("distributed")
 
@@ -80,6 +81,37 @@ def test_a_process_that_the_system_ends_is_told():
     with pytest.raises(OSError, match=r"a process was ended, .*; try fewer --workers; what is done is kept"):
         list(parallel.each(end_oneself, [(i,) for i in range(8)], 2))
     assert list(parallel.each(abs, [(-1,), (2,)], 2)) == [1, 2]
+
+
+def test_the_job_that_ends_its_process_is_told_with_how_and_the_rest_goes_on(tmp_path):
+    found = list(parallel.each(end_oneself, [(i,) for i in range(8)], 2, lost=lambda i, how: (i, how)))
+    assert found == [0, 1, 2, (3, "signal 9"), 4, 5, 6, 7]
+
+
+def test_a_job_whose_process_is_ended_once_is_done_again_in_a_new_one(tmp_path):
+    work = [(i, tmp_path) for i in range(8)]
+    assert list(parallel.each(jobs.end_oneself_once, work, 2, lost=lambda *_, how: how)) == list(range(8))
+    counts = [len(list(tmp_path.glob(f"{i}-*"))) for i in range(8)]
+    assert counts == [1, 1, 1, 2, 1, 1, 1, 1]  # no other job is done twice
+    pids = {p.name.split("-")[1] for p in tmp_path.iterdir()}
+    assert len(list(tmp_path.glob("3-*"))) == 2 < len(pids)
+
+
+def test_one_job_alone_is_told_by_what_ended_it():
+    assert parallel.alone(abs, (-2,), lost=lambda *_, how: how) == 2
+    assert parallel.alone(jobs.leave, (3,), lost=lambda *_, how: how) == "status 3"
+    assert parallel.alone(end_oneself, (3,), lost=lambda *_, how: how) == "signal 9"
+
+
+def test_processes_are_stopped_when_nobody_wants_more(tmp_path):
+    results = parallel.each(jobs.wait_for_ever, [(i, tmp_path) for i in range(8)], 2)
+    next(results)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 60
+    for pid in (int(p.name) for p in tmp_path.iterdir()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_no_scheduler_is_one_line(monkeypatch):
