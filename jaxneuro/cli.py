@@ -9,14 +9,17 @@ import argparse
 import ast
 import errno
 import os
+import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxneuro import __version__, terminal
-from jaxneuro.errors import InputError, Preempted
+from jaxneuro.errors import InputError, Preempted, Terminated
 
 _EXTRAS = {
     "nilearn": "prepare", "SimpleITK": "prepare", "av": "video", "matplotlib": "report", "jinja2": "report",
@@ -29,7 +32,7 @@ _LAYOUTS = "torchvision, video_swin, mmaction2 (Swin); monai, yaware (DenseNet);
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 for an error that the line explains, 130 when interrupted.
 
-    75 (sysexits' EX_TEMPFAIL: try again) says that SIGTERM ended a run, which has saved its state.
+    75 (sysexits' EX_TEMPFAIL: try again) says that SIGTERM ended a run, which has saved its state, or a preparation.
 
     With JAXNEURO_DEBUG=1 in the environment an error comes with its traceback.
     """
@@ -39,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"error: found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help\n")
     try:
         known.run(known, rest)
+    except Terminated as e:
+        return _fail(f"told to end {e}".strip(), os.EX_TEMPFAIL)
     except KeyboardInterrupt as e:
         return _fail(f"interrupted {e}".strip(), 130)
     except Preempted as e:
@@ -278,6 +283,26 @@ def _cohort(args: argparse.Namespace, _: Sequence[str]) -> None:
     )
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a verb as Ctrl-C does: what it began to write is removed, and a line says what is kept."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # ignored, or the caller's own
+        yield
+        return
+
+    def end(signum: int, frame: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers send it several times
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@_terminable()
 def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro.prepare import run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxneuro import __version__, manifest, records, sources
+from jaxneuro import __version__, lock, manifest, records, sources
 from jaxneuro.errors import InputError, ScanError
 from jaxneuro.manifest import Problem, Scan
 from jaxneuro.prepare import folds, masks, parallel, quality, recipes
@@ -77,8 +77,7 @@ def prepare(
       OSError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
-    if out.exists():
-        raise InputError(f"{out}: already exists; expected a new folder; choose another or remove it")
+    records.refuse_existing(out)
     if workers < 1:
         raise InputError(f"workers: found {workers}; expected 1 or more")
     table = Path(table) if table is not None else None
@@ -122,16 +121,99 @@ def prepare(
     own_masks, unclear = masks.find(source, found.scans) if chosen.stripper == "mask" else ({}, [])
     problems += unclear
     scans = [s for s in scans if s.path not in {p.where for p in unclear}]
+    folder = _folder(out, work)
+    records.check_place(out)
+    spool = Spool(folder, records.fingerprint(chosen_card), (*chosen.shape, 1))
+    with _held(spool, hidden=work is None):
+        jobs = [(s.path, own_masks.get(s.path, ""), chosen, spool) for s in scans]
+        done, keys = _prepare_all(scans, jobs, problems, workers, cluster, progress)
+        kept, shared = manifest.drop_shared_images(done)
+        problems += shared
+        if not kept:
+            raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
+        made = fold(kept)
+        if synthetic is None:
+            synthetic = bool(found.synthetic)
+        with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
+            page = quality.Page(chosen)
+            _write(writer, page, kept, keys, spool, progress)
+            name = name or found.name
+            page.write(writer.folder / QUALITY, title=name, problems=problems)
+            card = writer.finish(
+                splits=made,
+                problems=problems,
+                name=name,
+                description="synthetic scans, made by a program" if synthetic else "scans of people",
+                synthetic=synthetic,
+                inclusion=found.rule,
+                spacing_mm=list(chosen.spacing_mm),
+                axes="RAS+: depth left to right, height posterior to anterior, width inferior to superior",
+                recipe=chosen_card,
+                records_sha256=records.file_sha256(writer.folder / RECORDS),
+                flagged=page.flagged,
+                version=__version__,
+            )
+    return card
+
+
+def _folder(out: Path, work: str | os.PathLike[str] | None) -> Path:
+    """Return the folder for scans that are done; refuses one that cannot be."""
     folder = Path(work) if work is not None else out.with_name(f".{out.name}.work")
-    spool = Spool(folder, records.fingerprint(chosen_card))
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(s.path, own_masks.get(s.path, ""), chosen, spool) for s in scans]
+    if out.absolute() in (folder.absolute(), *folder.absolute().parents):
+        raise InputError(
+            f"--work: found {folder}, in --out {out}; expected another folder: --out is made when it is whole"
+        )
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise InputError(
+            f"{folder}: found a file or a link that leads nowhere; expected a folder for scans that are done; choose "
+            "another --work, or remove it"
+        )
+    return folder
+
+
+@contextmanager
+def _held(spool: Spool, *, hidden: bool) -> Iterator[None]:
+    """Keep the spool's folder to this process; what is done stays there when an error or a signal ends it.
+
+    A hidden folder goes when the dataset is whole, or when no scan is done in it.
+    """
+    instead = "another --out" if hidden else "another --work"
+    try:
+        with lock.hold(spool.folder, busy="is being filled", instead=instead):
+            try:
+                yield
+            except KeyboardInterrupt as e:
+                if e.args:
+                    raise
+                text = f"while shards were written; the scans are kept in {spool.folder}; the same command goes on"
+                raise type(e)(text) from e
+            except Exception:
+                if hidden:
+                    spool.remove_failures()
+                raise
+            if hidden:
+                spool.remove()
+    finally:
+        if hidden:
+            with suppress(OSError):  # NFS keeps the file of a lock until it is closed
+                spool.folder.rmdir()
+
+
+def _prepare_all(
+    scans: Sequence[Scan],
+    jobs: Sequence[tuple[str, str, Recipe, Spool]],
+    problems: list[Problem],
+    workers: int,
+    cluster: str,
+    progress: Progress | None,
+) -> tuple[list[Scan], dict[tuple[str, str], str]]:
+    """Prepare every scan into the spool; returns those that can be used and their keys, and adds to the problems."""
     keys: dict[tuple[str, str], str] = {}
     done: list[Scan] = []
+    one = _one_here if workers == 1 and not cluster else _one
     try:
-        for i, (scan, (key, result)) in enumerate(
-            zip(scans, parallel.each(_one, jobs, workers, cluster=cluster, lost=_lost), strict=True)
-        ):
+        results = parallel.each(one, jobs, workers, cluster=cluster, lost=_lost)
+        for i, (scan, (key, result)) in enumerate(zip(scans, results, strict=True)):
             if isinstance(result, Problem):
                 problems.append(result)
             else:
@@ -140,48 +222,31 @@ def prepare(
             if progress:
                 progress("preparing scans", i + 1, len(scans))
     except KeyboardInterrupt as e:
-        raise KeyboardInterrupt(f"after {len(done)} scans, kept in {folder}; the same command goes on") from e
-    kept, shared = manifest.drop_shared_images(done)
-    problems += shared
-    if not kept:
-        if work is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"{source}: found no usable scan; expected at least one; the first problem: {problems[0]}")
-    made = fold(kept)
-    if synthetic is None:
-        synthetic = bool(found.synthetic)
-    with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
-        page = quality.Page(chosen)
-        with open(writer.folder / RECORDS, "w", encoding="utf-8", errors="backslashreplace") as lines:
-            for i, scan in enumerate(kept):
-                entry, volume = spool.find(keys[scan.key]), spool.volume(keys[scan.key])
-                if entry is None:
-                    raise OSError(f"{folder}: lost a scan that was done; begin again")
-                record = {"subject": scan.subject, "session": scan.session, "path": scan.path, **entry["record"]}
-                lines.write(json.dumps(record) + "\n")
-                writer.add(volume, scan)
-                page.add(scan, volume, record)
-                if progress:
-                    progress("writing shards", i + 1, len(kept))
-        name = name or found.name
-        page.write(writer.folder / QUALITY, title=name, problems=problems)
-        card = writer.finish(
-            splits=made,
-            problems=problems,
-            name=name,
-            description="synthetic scans, made by a program" if synthetic else "scans of people",
-            synthetic=synthetic,
-            inclusion=found.rule,
-            spacing_mm=list(chosen.spacing_mm),
-            axes="RAS+: depth left to right, height posterior to anterior, width inferior to superior",
-            recipe=chosen_card,
-            records_sha256=records.file_sha256(writer.folder / RECORDS),
-            flagged=page.flagged,
-            version=__version__,
-        )
-    if work is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return card
+        folder = jobs[0][-1].folder
+        raise type(e)(f"after {len(done)} scans, kept in {folder}; the same command goes on") from e
+    return done, keys
+
+
+def _write(
+    writer: records.Writer,
+    page: quality.Page,
+    scans: Sequence[Scan],
+    keys: Mapping[tuple[str, str], str],
+    spool: Spool,
+    progress: Progress | None,
+) -> None:
+    """Write the shards and the records of scans that lie in the spool, and put them on the page."""
+    with open(writer.folder / RECORDS, "w", encoding="utf-8", errors="backslashreplace") as lines:
+        for i, scan in enumerate(scans):
+            entry, volume = spool.find(keys[scan.key]) or ({}, None)
+            if volume is None:
+                raise OSError(f"{spool.folder}: lost a scan that was done ({scan.path}); begin again")
+            record = {"subject": scan.subject, "session": scan.session, "path": scan.path, **entry["record"]}
+            lines.write(json.dumps(record) + "\n")
+            writer.add(volume, scan)
+            page.add(scan, volume, record)
+            if progress:
+                progress("writing shards", i + 1, len(scans))
 
 
 def _one(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, str | Problem]:
@@ -190,16 +255,39 @@ def _one(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, str |
         key = spool.key(path, mask)
     except OSError as e:
         return "", Problem(path, f"a file that cannot be read ({e.strerror})", "an image", "check the download")
-    entry = spool.find(key)
-    if entry is None:
-        entry = _fresh(path, mask, recipe, spool, key)
+    found = spool.find(key)
+    entry = found[0] if found is not None else _fresh(path, mask, recipe, spool, key)
     if "problem" in entry:
         return key, Problem(path, *entry["problem"])
     return key, entry["record"]["content_hash"]
 
 
-def _lost(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, Problem]:
-    return "", Problem(path, "a scan that ended several workers", "one that fits their memory", "give them more")
+def _one_here(path: str, mask: str, recipe: Recipe, spool: Spool) -> tuple[str, str | Problem]:
+    """`_one` in this process, which a scan may end (memory, a library's fault): the next run tries that one apart."""
+    try:
+        key = spool.key(path, mask)
+    except OSError:
+        return _one(path, mask, recipe, spool)
+    if spool.begun(key):
+        result = parallel.alone(_one, (path, mask, recipe, spool), _lost)
+        if result[0]:
+            spool.end(key)
+        return result
+    spool.begin(key)
+    try:
+        return _one(path, mask, recipe, spool)
+    finally:
+        spool.end(key)
+
+
+def _lost(path: str, mask: str, recipe: Recipe, spool: Spool, how: str = "") -> tuple[str, Problem]:
+    """Return what to say of a scan that ended several workers, or its process twice: not kept, for it may be memory."""
+    if not how:
+        return "", Problem(path, "a scan that ended several workers", "one that fits their memory", "give them more")
+    return "", Problem(
+        path, f"a process that was ended ({how}), though it had this scan alone", "an image",
+        "look at its size and header, or give more memory; the next run tries it again",
+    )  # fmt: skip
 
 
 def _fresh(path: str, mask: str, recipe: Recipe, spool: Spool, key: str) -> dict[str, Any]:
@@ -210,7 +298,9 @@ def _fresh(path: str, mask: str, recipe: Recipe, spool: Spool, key: str) -> dict
         prepared = scan.prepare(path, recipe, mask)
     except ScanError as e:
         entry: dict[str, Any] = {"problem": [e.found, e.expected, e.hint]}
-    except MemoryError:  # of this machine, at this time: not kept
+        if e.passing:  # of this machine, at this time: not kept
+            return entry
+    except MemoryError:  # neither
         return {"problem": ["an image too large for the memory", "a head", "check its header"]}
     else:
         entry = {"record": prepared.record}
