@@ -106,6 +106,8 @@ def prepare(
         )
     recipes.recipe(recipe, skip=skip, already=already, stripper=stripper)  # wrong words are told before a long walk
     found = sources.read(source, study, columns, table, options)
+    if source.is_file():
+        found = folds.of_column(found, source, columns or {})
     scans, problems = found.scans, list(found.problems)
     if not scans:
         first = f"; the first problem: {problems[0]}" if problems else ""

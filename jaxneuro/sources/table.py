@@ -50,9 +50,10 @@ def read(
             f"{path}: found columns {header}; expected {absent} too; name yours with --columns subject=PTID,age=AGE"
         )
     if names["label"] not in header:
-        # Where every column is one of ours or named, nothing was overlooked.
+        # Where every column is one of ours, named, or that of the folds, nothing was overlooked.
+        others = {name for name in header if name.lower() != "split"} - set(names.values())
         absent = [role for role in ("diagnosis", "sex", "age") if names[role] not in header]
-        no_columns(path, absent if set(header) - set(names.values()) else [], header, problems)
+        no_columns(path, absent if others else [], header, problems)
     base = root if root is not None else path.parent
     scans: list[Scan] = []
     for line, row in rows:

@@ -102,6 +102,24 @@ def test_csv_source(bids, tmp_path):
     assert card["synthetic"] is False
 
 
+def test_a_table_may_bring_its_folds(bids, tmp_path):
+    table = tmp_path / "t.csv"
+    words = ["train", "val", "test", "train", "later"]
+    rows = [f"p{i},{image(bids, i)},CN,{word}\n" for i, word in enumerate(words)]
+    table.write_text("subject,path,diagnosis,split\n" + "".join(rows))
+    run.prepare(table, tmp_path / "d", **QUICK)
+    made = records.open_dataset(tmp_path / "d").splits
+    assert {k: sorted(v) for k, v in made.subjects.items()} == {
+        "train": ["p0", "p3"],
+        "validation": ["p1"],
+        "test": ["p2"],
+        "ood": [],
+    }
+    assert "line 6,split 'later'" in (tmp_path / "d" / "failures.csv").read_text().replace('"', "")
+    with pytest.raises(InputError, match="--test: found with the folds"):
+        run.prepare(table, tmp_path / "e", **QUICK, test=0.5)
+
+
 def test_nothing_usable_or_an_existing_folder_is_refused(bids, tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(InputError, match="already exists"):
