@@ -19,7 +19,7 @@ UNSEEN_SITE = "D"
 CONFIGS = {"ad": "configs/demo_ad.py", "age": "configs/demo_age.py"}
 
 
-def run(out: Path, *, seed: int = 0, workers: int = 1, subjects: int = 180, overrides: Sequence[str] = ()) -> Path:
+def run(out: Path, *, seed: int = 0, workers: int = 1, subjects: int = 200, overrides: Sequence[str] = ()) -> Path:
     """Make a cohort, prepare it, train and test two networks on it, and write the report.
 
     What is finished is not done again, so a stopped demo goes on.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics as sk
 
 from jaxneuro.evaluation import metrics, statistics
 
@@ -121,3 +122,24 @@ def test_a_network_that_says_one_thing_calls_nothing_positive():
     target, constant = np.array([0, 1, 1, 0]), np.full(4, 0.3, np.float32)
     found = metrics.binary(target, constant, metrics.youden_threshold(target, constant))
     assert (found["sensitivity"], found["specificity"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    target, probability = rng.integers(0, 2, 40), np.round(rng.random(40), 1)  # with ties
+    found = metrics.binary(target, probability, 0.45)
+    guess = probability >= 0.45
+    expected = {
+        "roc_auc": sk.roc_auc_score(target, probability),
+        "accuracy": sk.accuracy_score(target, guess),
+        "balanced_accuracy": sk.balanced_accuracy_score(target, guess),
+        "sensitivity": sk.recall_score(target, guess),
+        "specificity": sk.recall_score(target, guess, pos_label=0),
+    }
+    assert found == pytest.approx(expected, abs=1e-12)
+    ages, predicted = rng.normal(70, 8, 30), rng.normal(70, 8, 30)
+    found = metrics.regression(ages, predicted, 70.0)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(ages, predicted))
+    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(ages, predicted))
+    assert found["r2"] == pytest.approx(sk.r2_score(ages, predicted))
