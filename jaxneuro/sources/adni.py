@@ -72,8 +72,8 @@ def read(
       days: a visit further from the scan than this gives no diagnosis.
       converters: "drop" leaves out scans of CN of people who are AD at a later visit, "keep" keeps them. Their brains
         may have changed years before the diagnosis: as controls they would be label noise.
-      image: "n3", the images that ADNI has corrected for bias, or "raw", the others; by default the first of these that
-        is there, for everyone. "any" mixes both, N3 first.
+      image: "n3", the images that ADNI has corrected for bias, or "raw", the others; by default those that most
+        sessions have, for everyone. "any" mixes both, N3 first.
       sequence: regular expression that finds the names of T1-weighted sequences.
 
     Raises:

@@ -63,7 +63,7 @@ def read(
       root: the folder of sessions, or of discs.
       table: oasis_cross-sectional.csv; by default the one in `root`.
       columns: what the table holds to its column, of `COLUMNS`.
-      image: "processed", "average" or "raw"; by default the first of these that is there.
+      image: "processed", "average" or "raw"; by default the kind that most sessions have.
       young: "missing" leaves people under 60 without a CDR without a diagnosis: against patients of 60 to 96 they would
         make a task of telling the young from the old. "CN" takes them as controls, such as for brain age.
 

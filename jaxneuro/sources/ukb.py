@@ -59,7 +59,7 @@ def read(
       root: the folder of unpacked archives.
       table: table of the fields, one row a participant; by default ukb.csv in `root`.
       columns: what the table holds to its column, of `COLUMNS`.
-      image: "unbiased_brain", "brain", "head" or "mni"; by default the first of these that is there.
+      image: "unbiased_brain", "brain", "head" or "mni"; by default the kind that most sessions have.
       withdrawn: file with the EIDs of participants who have withdrawn, one a line, as UK Biobank sends it.
 
     Raises:
