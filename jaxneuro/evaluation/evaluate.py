@@ -53,7 +53,7 @@ def evaluate(
       What `metrics.json` holds.
 
     Raises:
-      InputError: the run or the data cannot be used.
+      InputError: the run or the data cannot be used, or a prediction is NaN or infinite.
       LeakageError: a test subject or image was trained on.
     """
     began = time.perf_counter()
@@ -90,7 +90,9 @@ def evaluate(
 
     def predictions(of: experiment.Experiment, fold: str) -> np.ndarray:
         with open_reader(of.dataset) as reader:
-            return loop.evaluate_fold(of, reader, values_of, weights, fold, mesh, **reading)[:, columns]
+            values = loop.evaluate_fold(of, reader, values_of, weights, fold, mesh, **reading)[:, columns]
+        refuse_no_numbers(values, of.scans(fold), workdir)
+        return values
 
     found = {"validation": (parts, predictions(parts, "validation"))}
     for fold in ("test", "ood"):
@@ -309,6 +311,20 @@ def choose_threshold(task: Task, target: np.ndarray, validation: np.ndarray) -> 
     if math.isnan(value):
         return {"value": 0.5, "rule": "0.5, for validation holds one class", "chosen_on": None}
     return {"value": value, "rule": "Youden's index", "chosen_on": "validation"}
+
+
+def refuse_no_numbers(predictions: np.ndarray, scans: list[Scan], workdir: Path) -> None:
+    """Refuse predictions [n, k] that are NaN or infinite: metrics would count them, as below the threshold for one.
+
+    Raises:
+      InputError: names the first scan.
+    """
+    bad = np.flatnonzero(~np.isfinite(predictions).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{workdir}: found a prediction that is NaN or infinite for {scans[bad[0]].name} (and {len(bad) - 1} more "
+            f"of {len(scans)} scans); expected numbers; is data.normalise what the network was trained with?"
+        )
 
 
 def score_fold(

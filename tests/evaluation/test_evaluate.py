@@ -167,3 +167,18 @@ def test_damaged_files_of_a_run_are_told(run, tmp_path, name, text):
     (copy / name).write_text(text)
     with pytest.raises(InputError, match=f"{name}: .*expected"):
         evaluate.evaluate(copy)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_no_numbers_are_refused(run, tmp_path, monkeypatch, value):
+    whole = loop.evaluate_fold
+
+    def broken(*args, **kwargs):
+        values = whole(*args, **kwargs)
+        values[1] = value
+        return values
+
+    monkeypatch.setattr(loop, "evaluate_fold", broken)
+    with pytest.raises(InputError, match=r"NaN or infinite for \S+.* \(and 0 more of \d+ scans\); expected numbers"):
+        evaluate.evaluate(run, out=tmp_path / "e", resamples=10)
+    assert not (tmp_path / "e").exists()
