@@ -45,7 +45,7 @@ class Recipe:
     bias_mm: float = 6.0
     finest_mm: float = 2.0
     scale_percentile: float = 99.0
-    version: int = 4
+    version: int = 5
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

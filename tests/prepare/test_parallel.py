@@ -20,7 +20,7 @@ QUICK = {"recipe": "quick40", "skip": recipes.STAGES}
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):  # each its own: after several killed workers one may not come back
+def cluster(request, tmp_path_factory):
     import dask
 
     settings = {
@@ -29,7 +29,9 @@ def cluster(tmp_path_factory):  # each its own: after several killed workers one
     }
     with (
         dask.config.set(settings),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as made,
+        distributed.LocalCluster(
+            n_workers=getattr(request, "param", 2), threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as made,
     ):
         yield made
 
@@ -57,7 +59,10 @@ def end_oneself(i):
     return i
 
 
-def test_a_job_that_ends_every_worker_is_told_and_the_rest_goes_on(cluster):
+# It ends two workers, is tried again and ends two more. Distributed's nanny starts each again as a rule; on a busy
+# machine now and then it does not, so there are two that nobody needs to start.
+@pytest.mark.parametrize("cluster", [6], indirect=True)
+def test_a_job_that_ends_every_worker_it_comes_to_is_told_and_the_rest_goes_on(cluster):
     results = parallel.each(
         end_oneself, [(i,) for i in range(8)], 1, cluster=cluster.scheduler_address, lost=lambda i: -i
     )
