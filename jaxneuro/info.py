@@ -27,7 +27,8 @@ def dataset(path: Path) -> None:
     for column in ("fold", "subjects", "scans", "diagnoses", "sites"):
         table.add_column(column)
     for fold, subjects in found.splits.subjects.items():
-        scans = [s for s in found.scans if s.subject in set(subjects)]
+        members = set(subjects)
+        scans = [s for s in found.scans if s.subject in members]
         diagnoses = Counter(s.diagnosis for s in scans)
         table.add_row(
             fold,
