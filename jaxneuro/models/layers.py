@@ -5,7 +5,9 @@ the training rule table maps each name in `LOGICAL_AXES` to a mesh axis or to no
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from jaxneuro.models.convolution import Triple, by_platform, conv3d, output_size
 
 # Every logical axis name, with what it counts.
 LOGICAL_AXES: dict[str, str] = {
+    "batch": "samples: the first axis of everything between layers",
     "conv_d": "depth taps of a convolution kernel",
     "conv_h": "height taps of a convolution kernel",
     "conv_w": "width taps of a convolution kernel",
@@ -44,6 +47,29 @@ HEADS_TO_EMBED = ("heads", "head_width", "embed")
 EMBED_TO_OUTPUTS = ("embed", "outputs")
 POSITION_TABLE = ("unit", "position", "embed")
 RELATIVE_TABLE = ("relative", "heads")
+
+Names = tuple[str | None, ...]
+_place: ContextVar[Callable[[jax.Array, Names], jax.Array] | None] = ContextVar("place", default=None)
+
+
+@contextmanager
+def placing(place: Callable[[jax.Array, Names], jax.Array]) -> Iterator[None]:
+    """Let `place(x, names)` say where kernels lie as they are used, and what layers return, while a model is traced.
+
+    Without, and by default, nothing is said, and a compiler that splits parameters may split what is between layers
+    alike, to gather it again.
+    """
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def _placed(x: jax.Array, names: Names) -> jax.Array:
+    place = _place.get()
+    return place(x, names) if place else x
+
 
 Initializer = Any  # (key, shape, dtype) -> array
 Moments = tuple[jax.Array, jax.Array]
@@ -102,12 +128,14 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", annotate(self.initial.kernel, CONV_KERNEL), shape, jnp.float32)
+        # Whole: split by channels, every layer's output would have to be gathered for the next.
+        kernel = _placed(kernel, (None,) * 5)
         (sd, sh, sw), (pd, ph, pw) = self.strides, self.padding
         y = conv3d(x.astype(self.dtype), kernel.astype(self.dtype), (sd, sh, sw), (pd, ph, pw))
         if self.use_bias:
             init = self.initial.bias(math.prod(shape[:-1]))
             y = y + self.param("bias", init, (self.features,), jnp.float32).astype(self.dtype)
-        return y
+        return _placed(y, ("batch", None, None, None, None))
 
 
 class Dense(nn.Module):
@@ -133,13 +161,14 @@ class Dense(nn.Module):
             return self.initial.kernel(key, (fan_in, math.prod(features)), dtype).reshape(shape)
 
         kernel = self.param("kernel", annotate(kernel_init, self.axes), shape, jnp.float32)
+        kernel = _placed(kernel, self.axes)
         y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.contract)
         if self.use_bias:
             init = self.initial.bias(fan_in)
             if len(features) > 1:
                 init = annotate(init, self.axes[self.contract :])
             y = y + self.param("bias", init, features, jnp.float32).astype(self.dtype)
-        return y
+        return _placed(y, ("batch", *(None,) * (y.ndim - 1 - len(features)), *self.axes[self.contract :]))
 
 
 class Head(nn.Module):

@@ -6,25 +6,30 @@ the computation of a layer. One device is a mesh of one, and the same code runs.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxneuro.errors import InputError
+from jaxneuro.models import layers
 
 AXES = ("data", "fsdp", "model")
 
-#: Logical axis name (models/layers.py) to mesh axes; () is not split. Activations: only the batch.
+#: Logical axis name (models/layers.py) to mesh axes; () is not split. As stored: `placing` says how they are used.
 #: A convolution kernel is split along its output channels alone: with its input channels over `fsdp` and its output
 #: channels over `model`, jax 0.10.2 (its Shardy partitioner) computes wrong gradients where all three axes are split
 #: (tests/training/test_sharding.py has the case).
 RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
     "conv_d": (),
     "conv_h": (),
     "conv_w": (),
@@ -71,10 +76,11 @@ def make_mesh(shape: Mapping[str, int], devices: list[Any] | None = None) -> Mes
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def shardings(mesh: Mesh, boxed: Any) -> Any:
+def shardings(mesh: Mesh | AbstractMesh, boxed: Any) -> Any:
     """Return a sharding for every leaf of an abstract tree whose parameters still carry their logical axes.
 
-    An axis that its mesh axis does not divide is not split, with one line in the log.
+    What is stored in pieces over `fsdp` is so along another axis, the longest that allows it, where `fsdp` does not
+    divide the axis of the table. What cannot be split is not, with one line in the log.
 
     Raises:
       InputError: a logical axis that `RULES` lacks.
@@ -83,19 +89,52 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
     def one(leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
         shape = leaf.unbox().shape if names else leaf.shape
-        spec: list[tuple[str, ...]] = []
-        for name, size in zip(names, shape, strict=False):
-            if name not in RULES:
-                raise InputError(f"logical axis: found '{name}'; expected among {sorted(RULES)}")
-            axes = RULES[name]
-            ways = math.prod(mesh.shape[a] for a in axes)
-            if size % ways:
-                _log.info("axis %s of %s is not split: %d over %d", name, shape, size, ways)
-                axes = ()
-            spec.append(axes)
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        if unknown := [name for name in names if name and name not in RULES]:
+            raise InputError(f"logical axis: found '{unknown[0]}'; expected among {sorted(RULES)}")
+        return NamedSharding(mesh, PartitionSpec(*_split(mesh, names, shape)))
 
     return jax.tree.map(one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def _split(mesh: Mesh | AbstractMesh, names: Sequence[str | None], shape: Sequence[int]) -> list[tuple[str, ...]]:
+    def ways(axes: tuple[str, ...]) -> int:
+        return math.prod(mesh.shape[a] for a in axes)
+
+    spec: list[tuple[str, ...]] = []
+    for name, size in zip(names, shape, strict=False):
+        axes = RULES[name] if name else ()
+        spec.append(next((a for a in (axes, axes[:1], axes[1:]) if size % ways(a) == 0), ()))
+        if ways(spec[-1]) < ways(axes):
+            _log.info("axis %s of %s: %d is split over %d of %d", name, shape, size, ways(spec[-1]), ways(axes))
+    wanted = {a for name in names if name for a in RULES[name]}
+    if "fsdp" in wanted and not any("fsdp" in axes for axes in spec):
+        free = [i for i, axes in enumerate(spec) if shape[i] % ways((*axes, "fsdp")) == 0]
+        if free:
+            longest = max(free, key=lambda i: shape[i] // ways(spec[i]))
+            spec[longest] = (*spec[longest], "fsdp")
+    return spec
+
+
+def placing(mesh: Mesh) -> AbstractContextManager[None]:
+    """Tell models, while they are traced, where kernels are used and what is between layers lies.
+
+    Kernels that `fsdp` stores in pieces are gathered where they are used, for the batch is split over the same devices;
+    between layers the batch is split, and over `model` what attention and feed-forward layers compute in pieces;
+    convolutions are computed whole. Left to itself the partitioner
+    of jax 0.10.2 gathered images and hidden layers over `fsdp` (tests/training/test_meshes.py).
+    """
+    if mesh.size == 1:
+        return nullcontext()
+
+    def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        spec: list[tuple[str, ...]] = []
+        for name, size in zip(names, x.shape, strict=True):
+            axes = RULES[name] if name else ()
+            axes = axes if name == "batch" else tuple(a for a in axes if a != "fsdp")
+            spec.append(axes if size % math.prod(mesh.shape[a] for a in axes) == 0 else ())
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    return layers.placing(place)
 
 
 def unbox(tree: Any) -> Any:
@@ -105,7 +144,7 @@ def unbox(tree: Any) -> Any:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a batch: its leading axis over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -162,3 +201,16 @@ def fetch(x: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def largest(mesh: Mesh, value: int) -> jax.Array:
+    """Return the largest of the values that the processes call this with, without waiting for it."""
+    where = NamedSharding(mesh, PartitionSpec(AXES))
+    mine = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    given = [jax.device_put(np.full(1, value, np.int32), d) for d in mine]
+    return _largest(mesh)(jax.make_array_from_single_device_arrays((mesh.size,), where, given))
+
+
+@functools.cache
+def _largest(mesh: Mesh) -> Any:
+    return jax.jit(jnp.max, out_shardings=replicated(mesh))

@@ -79,8 +79,9 @@ def train_step(
 
     def step(state: TrainState, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
         view_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = seen(objective, batch, view_key, normalise, views)
-        gradients, metrics, batch_stats = gradients_of(state, batch, loss_key)
+        with sharding.placing(mesh):
+            batch = seen(objective, batch, view_key, normalise, views)
+            gradients, metrics, batch_stats = gradients_of(state, batch, loss_key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(
@@ -139,8 +140,9 @@ def evaluation_step(
     def evaluate(weights: dict[str, Any], batch: Arrays, key: jax.Array) -> jax.Array:
         key, view_key = jax.random.split(key)
         compared = objective.views == 2 and views is not None
-        batch = seen(objective, batch, view_key, normalise, views if compared and views else lambda _, x: x)
-        return objective.evaluate(apply, weights, batch, key)
+        with sharding.placing(mesh):
+            batch = seen(objective, batch, view_key, normalise, views if compared and views else lambda _, x: x)
+            return objective.evaluate(apply, weights, batch, key)
 
     where = sharding.batch_sharding(mesh)
     return jax.jit(evaluate, in_shardings=(None, where, sharding.replicated(mesh)), out_shardings=where)

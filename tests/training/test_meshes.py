@@ -1,0 +1,171 @@
+"""Eight simulated devices learn as one does, on any mesh, and tell each other no more than they must."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxneuro import models
+from jaxneuro.models import layers
+from jaxneuro.training import collectives, optim, sharding, state
+from tests.conftest import box_scans, write_dataset
+
+#: What is trained, by name: a config and what is set in it.
+CASES = {
+    "vit": ["model.name=vit_b16_testing"],
+    "swin": ["model.name=swin_t_testing"],
+    "nit": ["model.name=nit_testing"],
+    "minit": ["model.name=minit_testing"],
+    "densenet121": ["model.name=densenet121_testing"],
+    "tiny_densenet": ["model.name=tiny_densenet_testing"],
+    "contrastive densenet": ["model.name=tiny_densenet_testing", "objective.name=contrastive"],
+    "contrastive vit": ["model.name=vit_b16_testing", "objective.name=contrastive"],
+    "mae vit": ["model.name=vit_b16_testing", "objective.name=masked", "objective.kind=mae", "objective.ratio=0.75"],
+    "simmim vit": ["model.name=vit_b16_testing", "objective.name=masked", "objective.kind=simmim"],
+    "simmim swin": ["model.name=swin_t_testing", "objective.name=masked", "objective.kind=simmim"],
+    "simmim nit": ["model.name=nit_testing", "objective.name=masked", "objective.kind=simmim"],
+    "simmim minit": ["model.name=minit_testing", "objective.name=masked", "objective.kind=simmim"],
+}
+FIRST = [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "model": 2}, {"model": 8}]
+MORE = [{"data": 4, "fsdp": 2}, {"data": 2, "model": 4}, {"fsdp": 4, "model": 2}, {"data": -1, "fsdp": 4}]
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory):
+    # At 32^3 the last maps are 2^3; at 16^3 they are single voxels, whose batch statistics amplify any rounding.
+    return write_dataset(tmp_path_factory.mktemp("meshes") / "d", box_scans(), shape=(32, 32, 32))
+
+
+def steps(boxes, case, meshes):
+    """Return what `meshes.py` prints of a case: {mesh: differences from one device, collectives}."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    arguments = [str(boxes), "smoke.py", json.dumps(meshes), *CASES[case], "data.batch_size=8", "augment={}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.meshes", *arguments],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    return list(zip(meshes, found["meshes"], strict=True))
+
+
+def check(boxes, case, meshes):
+    found = steps(boxes, case, meshes)
+    for mesh, one in found:
+        # Losses, every parameter's gradient (plain SGD adds it), statistics of the batch: sums in another order.
+        for name in ("loss", "gradient", "statistics"):
+            assert one[name] < 1e-4, (case, mesh, name, one[name])
+    return found
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c != "vit"])
+def test_two_by_two_by_two_devices_learn_as_one(boxes, case):
+    check(boxes, case, FIRST[2:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_learn_as_one_on_any_mesh(boxes, case):
+    check(boxes, case, [*FIRST[:2], FIRST[3], *MORE])
+
+
+def told(one):
+    """Return {(kind, axes): (count, bytes)}."""
+    return {(kind, *axes): (count, size) for kind, axes, count, size in one["collectives"]}
+
+
+def test_a_transformer_tells_its_weights_and_gradients_and_nothing_else(boxes):
+    found = dict(zip(("data", "fsdp", "all", "model"), (one for _, one in check(boxes, "vit", FIRST)), strict=True))
+    # By hand: parameters of the ViT of width 24, 4 heads, 2 blocks, feed-forward 96, patches of 8^3, 64 of them.
+    # Patches, positions, class token, blocks, head; then what has one axis, and is whole everywhere.
+    kernels = 512 * 24 + 64 * 24 + 24 + 2 * (24 * 72 + 24 * 24 + 2 * 24 * 96) + 24
+    vectors = 24 + 2 * (4 * 24 + 72 + 24 + 96 + 24) + 2 * 24 + 1
+    sums = told(found["data"])
+    assert set(sums) == {("all-reduce", "data")}
+    # Gradients, and a few numbers: loss and the square of the gradient's norm.
+    assert 4 * (kernels + vectors) <= sums["all-reduce", "data"][1] <= 4 * (kernels + vectors) + 64
+    sums = told(found["fsdp"])
+    assert set(sums) == {("all-gather", "fsdp"), ("all-reduce", "fsdp")}
+    # Each kernel comes once, whole; no image, no token.
+    assert sums["all-gather", "fsdp"] == (12, 4 * kernels)
+    assert sums["all-reduce", "fsdp"][1] <= 4 * (kernels + vectors) + 64
+    # Two sums of the tokens a block, forward and back: after attention's and the feed-forward layer's second kernel.
+    tokens = 4 * 2 * 65 * 24
+    assert told(found["all"])["all-reduce", "model"] == (8, 8 * tokens)
+    # Four heads are not split over eight devices, so only the feed-forward layers are: 2 blocks, forward and back.
+    assert told(found["model"])["all-reduce", "model"] == (4, 4 * 4 * tokens)
+
+
+def abstract(name, shape, **more):
+    """Return shapes and shardings of a full network's state on eight devices that are not there."""
+    mesh = jax.sharding.AbstractMesh(tuple(shape.get(a, 1) for a in sharding.AXES), sharding.AXES)
+    model = models.build(name, input_size=(80, 80, 80), in_channels=1, num_outputs=1, **more)
+    optimizer, _ = optim.build(
+        name="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="constant", warmup_steps=0, total_steps=1
+    )
+    boxed = state.abstract(model, optimizer)
+    return sharding.unbox(boxed), sharding.shardings(mesh, boxed)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "share"),
+    [
+        *((name, 8, 1 / 6) for name in ("swin_t", "vit_b16_w768", "vit_b16_l12")),
+        # Of width 300, with 12 heads of 25: 8 divides neither, 4 divides both.
+        ("vit_b16", 8, 0.38),
+        ("vit_b16", 4, 0.26),
+    ],
+)
+def test_devices_hold_their_share_of_parameters_and_moments(name, devices, share):
+    tree, where = abstract(name, {"fsdp": devices})
+    leaves = list(zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True))
+    whole = sum(x.size * x.dtype.itemsize for x, _ in leaves)
+    held = sum(int(np.prod(w.shard_shape(x.shape))) * x.dtype.itemsize for x, w in leaves)
+    assert held <= whole * share, held / whole
+
+
+def test_collectives_are_read_from_a_program_with_loops_and_groups():
+    text = """HloModule m
+
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %ag = f32[4,8]{1,0} all-gather(%x), channel_id=1, replica_groups=[4,2]<=[8], dimensions={1}
+}
+
+%cond (p: (s32[], f32[4,8])) -> pred[] {
+}
+
+ENTRY %main (a: f32[4,8]) -> f32[4,8] {
+  %w = (s32[], f32[4,8]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %ar = (f32[16]{0}, bf16[2,2]{1,0}) all-reduce(%b, %c), replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+  %rs = f32[2]{0} reduce-scatter(%d), replica_groups=[2,4]<=[2,2,2]T(1,0,2), dimensions={0}
+  %cp = s8[10]{0} collective-permute(%e), source_target_pairs={{0,2},{2,0},{1,3},{3,1}}
+}
+"""
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), sharding.AXES)
+    found = collectives.of(text, mesh)
+    assert [(c.kind, c.axes, c.size, c.times) for c in found] == [
+        ("all-gather", ("model",), 4 * 8 * 4, 3),
+        ("all-reduce", ("data",), 16 * 4 + 4 * 2, 1),
+        ("reduce-scatter", ("data", "model"), 2 * 4 * 4, 1),
+        ("collective-permute", ("fsdp",), 10, 1),
+    ]
+    assert collectives.summary(found)["all-gather", ("model",)] == (3, 3 * 128)
+    with pytest.raises(ValueError, match="expected the text of a compiled program"):
+        collectives.of("nothing", mesh)
+
+
+def test_places_are_said_only_while_they_are_asked_for():
+    seen = []
+    dense = layers.Dense(6)
+    x = np.zeros((2, 3, 4), np.float32)
+    variables = dense.init(jax.random.key(0), x)
+    with layers.placing(lambda x, names: seen.append((x.shape, names)) or x):
+        dense.apply(variables, x)
+    dense.apply(variables, x)
+    assert seen == [((4, 6), ("embed", "mlp")), ((2, 3, 6), ("batch", None, "mlp"))]
