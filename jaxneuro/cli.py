@@ -40,6 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "probe"):
         parser.exit(2, f"error: found {' '.join(rest)}; expected no such argument; see jaxneuro {known.verb} --help\n")
+    code = _run(known, rest)
+    if code and getattr(known, "distributed", False):
+        from jaxneuro.training import hosts
+
+        hosts.leave(code)
+    return code
+
+
+def _run(known: argparse.Namespace, rest: Sequence[str]) -> int:
     try:
         known.run(known, rest)
     except Terminated as e:
@@ -73,7 +82,7 @@ _HINTS = {
 def _fail(line: str, code: int = 1) -> int:
     if os.environ.get("JAXNEURO_DEBUG") == "1" and sys.exc_info()[0] is not None and code == 1:
         raise
-    terminal.say(f"error: {line}")
+    terminal.say_wrong(f"error: {line}")
     return code
 
 
@@ -142,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--config", required=True, help="a file in configs/")
     p.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    _distributed(p)
     p.set_defaults(run=_train)
 
     p = verbs.add_parser("evaluate", help="test a run's best checkpoint: predictions.csv and metrics.json")
@@ -150,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--task", help="of a run that learnt several (default: the main one)")
     p.add_argument("--out", type=Path, help="folder for the results")
     p.add_argument("--resamples", type=_positive, default=2000, help="of the bootstrap (default: 2000)")
+    _distributed(p)
     p.set_defaults(run=_evaluate)
 
     p = verbs.add_parser(
@@ -264,6 +275,15 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
+
+
+def _distributed(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, each with this command: Slurm or Cloud TPU tells which, or "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+    )
 
 
 def _workers(p: argparse.ArgumentParser) -> None:
@@ -381,11 +401,12 @@ def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
     # Before the rest is imported, which takes seconds: a job can be sent away as soon as it runs.
     with stopping.on_signal() as stop:
         from jaxneuro import configuration
-        from jaxneuro.training import loop, runtime
+        from jaxneuro.training import hosts, loop, runtime
 
         config = configuration.read(args.config, rest)
-        runtime.start()
-        loop.train(config, args.workdir, stop)
+        runtime.start(args.distributed)
+        with hosts.deaths_told(args.workdir):
+            loop.train(config, args.workdir, stop)
     verb = "evaluate" if config.objective.name == "supervised" else "probe"
     terminal.say(f"done: {args.workdir}; next: jaxneuro {verb} {args.workdir}")
 
@@ -393,10 +414,11 @@ def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
 def _evaluate(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro.evaluation import evaluate
     from jaxneuro.study import tables
-    from jaxneuro.training import runtime
+    from jaxneuro.training import hosts, runtime
 
-    runtime.start()
-    result = evaluate.evaluate(args.workdir, data=args.data, task=args.task, out=args.out, resamples=args.resamples)
+    runtime.start(args.distributed)
+    with hosts.deaths_told(args.workdir):
+        result = evaluate.evaluate(args.workdir, data=args.data, task=args.task, out=args.out, resamples=args.resamples)
     terminal.say(tables.to_rich(tables.summary(result)))
 
 

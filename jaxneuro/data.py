@@ -87,6 +87,7 @@ def training_batches(
     process_count: int = 1,
     threads: int = 4,
     prefetch: int = 4,
+    volumes: bool = True,
 ) -> Batches:
     """Return endless training batches: each epoch in a new order, its remainder dropped.
 
@@ -99,6 +100,7 @@ def training_batches(
       process_index, process_count: which part of each global batch to read.
       threads: reading threads.
       prefetch: batches read ahead.
+      volumes: whether to read them; without, a batch is the record numbers and targets.
 
     Raises:
       InputError: fewer records than one batch, or a batch that the processes cannot share evenly.
@@ -110,7 +112,8 @@ def training_batches(
         )
     order = grain.MapDataset.source(np.asarray(indices, np.int64)).seed(seed).shuffle()
     numbers = order.batch(batch_size, drop_remainder=True).repeat()
-    load = _Loader(reader, targets, _part(batch_size, process_index, process_count), seed, len(indices) // batch_size)
+    part = _part(batch_size, process_index, process_count)
+    load = _Loader(reader if volumes else None, targets, part, seed, len(indices) // batch_size)
     return Batches(numbers.map_with_index(load.drawn), threads=threads, prefetch=prefetch)
 
 
@@ -151,7 +154,7 @@ class _Loader:
     """Read one process's part of a batch of record numbers."""
 
     def __init__(
-        self, reader: Volumes, targets: Mapping[str, np.ndarray], part: slice, seed: int = 0, epoch: int = 1
+        self, reader: Volumes | None, targets: Mapping[str, np.ndarray], part: slice, seed: int = 0, epoch: int = 1
     ) -> None:
         self.reader, self.targets, self.part = reader, dict(targets), part
         self.seed, self.epoch = seed, epoch
@@ -159,21 +162,22 @@ class _Loader:
     def drawn(self, position: int, numbers: np.ndarray) -> Batch:
         """Return the batch at a position of the training: seed, epoch and record decide what is drawn."""
         epoch = position // self.epoch
-        return self._batch(numbers, lambda number: self.reader.draw(number, (self.seed, epoch, number)))
+        return self._batch(numbers, lambda reader, number: reader.draw(number, (self.seed, epoch, number)))
 
     def __call__(self, numbers: np.ndarray) -> Batch:
-        return self._batch(numbers, self.reader.__getitem__)
+        return self._batch(numbers, lambda reader, number: reader[number])
 
-    def _batch(self, numbers: np.ndarray, read: Callable[[int], np.ndarray]) -> Batch:
+    def _batch(self, numbers: np.ndarray, read: Callable[[Volumes, int], np.ndarray]) -> Batch:
         numbers = np.asarray(numbers)[self.part]
         valid = numbers >= 0
-        volume = np.zeros((len(numbers), *self.reader.shape), self.reader.dtype)
-        for place, number in enumerate(numbers):
-            if number >= 0:
-                volume[place] = read(int(number))
         columns = {}
+        if self.reader is not None:
+            columns["volume"] = np.zeros((len(numbers), *self.reader.shape), self.reader.dtype)
+            for place, number in enumerate(numbers):
+                if number >= 0:
+                    columns["volume"][place] = read(self.reader, int(number))
         for name, values in self.targets.items():
             column = values[numbers]
             column[~valid] = 0
             columns[name] = column
-        return {"volume": volume, "index": numbers, "valid": valid, **columns}
+        return {"index": numbers, "valid": valid, **columns}

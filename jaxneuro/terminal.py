@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 console = Console(stderr=True, highlight=False)
 Report = Callable[..., None]
+_prefix: str | None = None
 
 
 def say(line: Any) -> None:
@@ -19,6 +20,20 @@ def say(line: Any) -> None:
         console.print(line, markup=False, soft_wrap=True)
     else:
         console.print(line)
+
+
+def hush(prefix: str) -> None:
+    """Say nothing from now on but what went wrong, with this before it: of several processes one speaks."""
+    global _prefix
+    _prefix = prefix
+    console.quiet = True
+
+
+def say_wrong(line: str) -> None:
+    """Print a line that says what went wrong, though all else is hushed."""
+    quiet, console.quiet = console.quiet, False
+    say(f"{_prefix or ''}{line}")
+    console.quiet = quiet
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _CONFIG = "config.json"
 _BEGUN = (lock.FILE, f".{_CONFIG}.partial")
 #: Config keys that may differ between a run and its resumption: what is learned does not hang on them (a mesh changes
 #: the order of sums, so the last bits), and that moved data are the same data is checked by their hashes.
-_FREE = ("data.path", "data.threads", "data.prefetch", "training.log_every", "training.keep", "mesh.")
+_FREE = ("data.path", "data.threads", "data.prefetch", "data.source", "training.log_every", "training.keep", "mesh.")
 #: Entries of a dataset's card that must not change during the life of a run.
 SEALS = ("manifest_sha256", "splits_sha256")
 _PACKAGES = ("jaxneuro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
@@ -72,6 +72,14 @@ class Journal:
         """Close the files."""
         self._file.close()
         self._board.close()
+
+
+class Silence:
+    """A journal that writes nothing, of a process beside the one that does."""
+
+    def write(self, step: int, epoch: float, values: dict[str, float]) -> None: ...
+
+    def draw(self, step: int, picture: np.ndarray) -> None: ...
 
 
 class _Board:

@@ -19,6 +19,8 @@ from jaxneuro.models import order
 from jaxneuro.training import (
     checkpoint,
     experiment,
+    feed,
+    hosts,
     journal,
     optim,
     pictures,
@@ -78,16 +80,19 @@ def train(
     with ExitStack() as closing:
         reader = closing.enter_context(data.open_reader(parts.dataset))
         reading = how_to_read(config, mesh)
-        batches = data.training_batches(reader, parts.folds["train"], parts.labels, seed=config.seed, **reading)
+        batches, put = feed.build(parts, reader, mesh, reading)
         boxed = state.abstract(parts.model, optimizer, average=bool(average))
         where = sharding.shardings(mesh, boxed)
         journal.check_dataset(workdir, parts.dataset.card)
         begin = _start(parts, workdir)
         journal.check_config(workdir, config.to_dict())
-        if jax.process_index() == 0:
+
+        def claim() -> None:
             closing.enter_context(lock.hold(workdir))
-        # Once more: two runs may have begun at once, and the one that comes too late must not write.
-        journal.claim(workdir, config.to_dict())
+            # Checks once more: two runs may have begun at once, and the one that comes too late must not write.
+            journal.claim(workdir, config.to_dict())
+
+        hosts.first(claim)
 
         # ---- state: the folder's own, else that of `init`, else from scratch -----------------------------------
         checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=config.training.keep))
@@ -103,8 +108,11 @@ def train(
                 now = state.with_weights(now, begin.variables, where)
         step = int(now.step)
         if not found:
-            _write_down(parts, Path(workdir), now, mesh, begin, versions)
-        log = closing.enter_context(journal.Journal(workdir, resume_at=step if found else None))
+            hosts.first(lambda: _write_down(parts, Path(workdir), now, mesh, begin, versions))
+        log: journal.Journal | journal.Silence = journal.Silence()
+        if hosts.is_first():
+            log = closing.enter_context(journal.Journal(workdir, resume_at=step if found else None))
+        told = hosts.Agreed(stop, mesh)
         terminal.say(_opening(parts, now, mesh, step, total, begin))
         if begin and not found and any(row.what != "copied" for row in begin.rows):
             terminal.say(tables.changes(begin.rows))
@@ -145,17 +153,16 @@ def train(
         if not total and not found:
             validate(0)  # the weights as they came: nothing is learned
         while step < total and not _waited(best, step, epoch_steps, config.training):
-            if stop.is_set():
+            if told.is_set():
                 pace.check(workdir, parts.dataset.scans)
                 save()
                 checkpoints.close()
-                raise stop.error(f"at step {step} of {total}, saved; the same command goes on from there")
+                raise told.error(f"at step {step} of {total}, saved; the same command goes on from there")
             with pace.waiting():
                 batch = next(batches)
-            numbers = batch.pop("index")
-            now, metrics = train_step(now, sharding.put(mesh, batch), key)
+            now, metrics = train_step(now, put(batch), key)
             step += 1
-            pace.step(step, metrics, numbers)
+            pace.step(step, metrics, batch["index"])
             epoch, ends = step / epoch_steps, step % epoch_steps == 0
             if step % config.training.log_every == 0 or ends:
                 pace.check(workdir, parts.dataset.scans)
@@ -299,8 +306,6 @@ def _write_down(
     begin: start.Start | None,
     versions: dict[str, str],
 ) -> None:
-    if jax.process_index():
-        return
     manifest.write(workdir / "scans.csv", parts.scans("train"))
     if begin:
         start.write(workdir, begin)

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import jax
 
+from jaxneuro.training import hosts
 
-def start() -> None:
+
+def start(distributed: bool = False) -> None:
     """Turn the compilation cache on, so that a network compiles once a machine, and quieten library chatter.
+
+    Args:
+      distributed: whether this is one of several processes, to be joined (`hosts.join`).
+
+    Raises:
+      InputError: the others cannot be joined.
 
     The cache lies in JAX_COMPILATION_CACHE_DIR, by default `~/.cache/jaxneuro/xla`.
     """
@@ -22,6 +30,8 @@ def start() -> None:
     logger.setLevel(logging.WARNING)
     if os.environ.get("JAXNEURO_DEBUG") != "1":
         logger.addFilter(_one_line)
+    if distributed:
+        hosts.join()
 
 
 _NO_NEWS = ("read_only=True", "read only=", "Metadata file does not exist")

@@ -36,6 +36,14 @@ def assert_same_bits(a, b):
         assert x.tobytes() == y.tobytes(), path
 
 
+def assert_close(a, b, tolerance=1e-4):
+    """Compare two trees of which one was summed in another order: names, shapes, and values to rounding."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        assert x.shape == y.shape, path
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=str(path))
+
+
 def assert_same_run(a, b):
     """Compare two finished runs: last state, position, best weights and their scores, and the log."""
     one, other = saved(a), saved(b)
