@@ -15,9 +15,9 @@
 #     --command="git clone URL jaxneuro && cd jaxneuro && python3.11 -m venv .venv && .venv/bin/pip install '.[tpu]'"
 set -euo pipefail
 
-for name in TPU ZONE; do
-  if [[ -z ${!name:-} ]]; then
-    echo "error: found no $name; expected the slice's; try TPU=NAME ZONE=us-central2-b launch/tpu.sh ..." >&2
+for key in TPU ZONE; do
+  if [[ -z ${!key:-} ]]; then
+    echo "error: found no $key; expected the slice's; try TPU=NAME ZONE=us-central2-b launch/tpu.sh ..." >&2
     exit 2
   fi
 done
