@@ -27,6 +27,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck launch/*.sh .ci/run
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .

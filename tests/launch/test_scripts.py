@@ -1,0 +1,22 @@
+"""What all scripts in launch/ have in common; `make lint` has shellcheck read them."""
+
+import subprocess
+
+import pytest
+
+from tests.launch.stand_ins import LAUNCH
+
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def test_all_are_here():
+    assert [s.name for s in SCRIPTS] == ["jobset.sh", "slurm.sh", "tpu.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.name)
+def test_bash_can_read_it_and_stops_at_the_first_failure(script):
+    subprocess.run(["bash", "-n", script], check=True, timeout=30)
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert next(line for line in lines if line and not line.startswith("#")) == "set -euo pipefail"
+    assert script.stat().st_mode & 0o111 == 0o111
