@@ -245,7 +245,7 @@ import os
 import jax, jax.numpy as jnp
 jax.distributed.initialize(
     os.environ["JAX_COORDINATOR_ADDRESS"], int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"]),
-    cluster_detection_method="deactivate", initialization_timeout=60,
+    cluster_detection_method="deactivate", initialization_timeout=240,
 )
 from jax.experimental import multihost_utils
 print(int(multihost_utils.process_allgather(jnp.asarray(10 ** jax.process_index())).sum()))
@@ -253,6 +253,7 @@ jax.distributed.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_jax_finds_all_that_it_needs(someone):
     _, out, _ = run("jobset.sh", *RUN, env=someone | {"PODS": "2", "DRY_RUN": "1"})
     with socket.socket() as s:
@@ -267,7 +268,7 @@ def test_jax_finds_all_that_it_needs(someone):
             env |= {"JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "PYTHONWARNINGS": "error"}
             command = [sys.executable, "-c", JOINS]
             pods.append(subprocess.Popen(command, env=someone | env, stdout=subprocess.PIPE, text=True))
-        said = [p.communicate(timeout=120)[0] for p in pods]
+        said = [p.communicate(timeout=300)[0] for p in pods]
     finally:
         for p in pods:
             p.kill()
