@@ -42,11 +42,12 @@ fi
 # Proxies: gRPC would ask them for the other nodes.
 # NCCL_DEBUG: NCCL does not say by itself why nodes cannot reach each other.
 # --gpu-bind=none: a task that is shown a single GPU would look there for the one numbered SLURM_LOCALID.
-# --kill-on-bad-exit=1: when a process dies, the others get SIGTERM, and after KillWait (30 s by default) SIGKILL.
+# --wait=60: when a process dies, the others get SIGTERM after a minute, and SIGKILL KillWait (30 s by default) later.
+# --kill-on-bad-exit=0: 1 would send it as soon as one has exited with 75, and cut the others' saving or exit short.
 # --cpus-per-task: since Slurm 22.05, srun does not take it over from sbatch.
 command=(
   env -u grpc_proxy -u http_proxy -u https_proxy "NCCL_DEBUG=${NCCL_DEBUG:-WARN}"
-  srun --label --gpu-bind=none --kill-on-bad-exit=1 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}"
+  srun --label --gpu-bind=none --kill-on-bad-exit=0 --wait=60 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}"
   "${JAXNEURO:-jaxneuro}" "$1" --distributed "${@:2}"
 )
 if [[ ${DRY_RUN:-0} == 1 ]]; then
@@ -59,9 +60,12 @@ fi
 ended=0 status=0
 "${command[@]}" &
 srun=$!
-trap 'trap "" TERM; ended=1; kill -TERM "$srun" || true' TERM
+trap '((ended++)) || kill -TERM "$srun" || true' TERM
 wait "$srun" || status=$?
-if ((ended)); then # the trap cut that wait short
+if ((ended)); then # a signal, and Slurm sends several, cuts a wait short
+  while kill -0 "$srun" 2>/dev/null; do
+    wait "$srun" || true
+  done
   status=0
   wait "$srun" || status=$?
 fi

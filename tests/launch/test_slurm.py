@@ -61,8 +61,8 @@ def test_a_job_whose_tasks_were_sent_away_is_queued_again(job):
     job["MODE"] = "0:trains 1:trains 2:trains 3:trains"
     with started("slurm.sh", *RUN, env=job) as process:
         wait_for(job, 4)
-        # The notice goes to the tasks; one of them is enough, for srun tells the others of a bad exit.
-        os.kill(records(job)[2]["pid"], signal.SIGTERM)
+        for task in records(job):  # the notice goes to the tasks
+            os.kill(task["pid"], signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 75
     assert [a["arguments"] for a in asked(job, "scontrol")] == [["requeue", "4242"]]
@@ -94,7 +94,7 @@ def test_the_dry_run_prints_the_command_and_runs_nothing(job):
     command, then = out.splitlines()
     words = shlex.split(command)
     assert words[words.index("/opt/my env/jaxneuro") :][1:] == ["train", "--distributed", *arguments]
-    for word in ("srun", "NCCL_DEBUG=WARN", "--kill-on-bad-exit=1", "--gpu-bind=none", "--cpus-per-task=3"):
+    for word in ("srun", "NCCL_DEBUG=WARN", "--wait=60", "--gpu-bind=none", "--cpus-per-task=3"):
         assert word in words
     assert then == "when that exits with 75: scontrol requeue 4242"
     assert records(job) == []
