@@ -72,6 +72,7 @@ fi
 # The notice (of preemption with GraceTime, or of the end of the time) goes to the tasks alone, and they exit with 75,
 # EX_TEMPFAIL. Where this shell is told, too, the job is cancelled, or Slurm queues it again itself.
 if ((status == 75 && !ended)); then
+  trap '' TERM # of the end of this job
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
