@@ -7,6 +7,7 @@ whatever one of them decides by itself (a lock, a signal) is told to all before 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -137,7 +138,12 @@ def deaths_told(workdir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """End a process of several that failed, at once: to take leave of the others it would have to wait for them."""
+    """End a process of several that failed, at once: to take leave of the others it would have to wait for them.
+
+    One that was sent away takes leave, and does not hear the next notice, which would hide its exit status.
+    """
+    if code == os.EX_TEMPFAIL:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if jax.process_count() > 1 and code == 1:
         if is_first():
             time.sleep(_LAST_S)

@@ -54,6 +54,4 @@ def on_signal() -> Iterator[Stop]:
         yield asked
     finally:
         for s, handler in before.items():
-            # Once sent away, a run that takes leave of other processes must not be killed by the next notice.
-            sent = s == signal.SIGTERM == asked.signal
-            signal.signal(s, signal.SIG_IGN if sent else handler)
+            signal.signal(s, handler)
