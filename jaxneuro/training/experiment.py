@@ -12,13 +12,15 @@ from typing import Any
 import flax.linen as nn
 import ml_collections
 import numpy as np
+import optax
 
 from jaxneuro import records, splits
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import Scan
+from jaxneuro.models import order
 from jaxneuro.objectives.base import Objective
 from jaxneuro.tasks import ALL, Task
-from jaxneuro.training import pairing
+from jaxneuro.training import optim, pairing
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,14 @@ def build(config: ml_collections.ConfigDict, kept: list[dict[str, Any]] | None =
       InputError: the data, task, folds, network or objective of the config cannot be used; says which and why.
       LeakageError: a subject or an image stands in two folds.
     """
+    return on(config, records.open_dataset(config.data.path), kept)
+
+
+def on(
+    config: ml_collections.ConfigDict, dataset: records.Dataset, kept: list[dict[str, Any]] | None = None
+) -> Experiment:
+    """Return what `build` returns, on a dataset that is open, whatever `data.path` says."""
     config = ml_collections.FrozenConfigDict(config)
-    dataset = records.open_dataset(config.data.path)
     tasks = _tasks(config, dataset, kept) if config.objective.name == "supervised" else ()
     labels, usable, excluded = labels_for(tasks, dataset.scans)
     folds = {}
@@ -111,6 +119,18 @@ def build(config: ml_collections.ConfigDict, kept: list[dict[str, Any]] | None =
         described=made.described,
         targets=made.targets,
         objective=made.objective,
+    )
+
+
+def optimizer(parts: Experiment, epoch_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Return the optimiser of an experiment and its learning rate by step, for epochs of so many steps."""
+    config, model = parts.config, parts.model
+    return optim.build(
+        **{k: v for k, v in config.optimizer.items() if k not in ("warmup_epochs", "average")},
+        warmup_steps=round(config.optimizer.warmup_epochs * epoch_steps),
+        total_steps=config.training.epochs * epoch_steps,
+        layer_of=lambda path: order.layer_of(model, path),
+        layers=order.layers_in(model),
     )
 
 

@@ -15,14 +15,12 @@ import numpy as np
 from jaxneuro import augment, data, lock, manifest, terminal
 from jaxneuro.errors import InputError
 from jaxneuro.interop import tables
-from jaxneuro.models import order
 from jaxneuro.training import (
     checkpoint,
     experiment,
     feed,
     hosts,
     journal,
-    optim,
     pictures,
     sharding,
     start,
@@ -68,13 +66,7 @@ def train(
     views = augment.build(config.augment.to_dict())
     epoch_steps = len(parts.folds["train"]) // size
     epochs, total = config.training.epochs, config.training.epochs * epoch_steps
-    optimizer, rate = optim.build(
-        **{k: v for k, v in config.optimizer.items() if k not in ("warmup_epochs", "average")},
-        warmup_steps=round(config.optimizer.warmup_epochs * epoch_steps),
-        total_steps=total,
-        layer_of=lambda path: order.layer_of(parts.model, path),
-        layers=order.layers_in(parts.model),
-    )
+    optimizer, rate = experiment.optimizer(parts, epoch_steps)
     average = config.optimizer.average
     check_parts(config, parts, mesh)
     with ExitStack() as closing:

@@ -23,6 +23,8 @@ from jaxneuro.errors import InputError
 from jaxneuro.models import layers
 
 AXES = ("data", "fsdp", "model")
+#: The compiler places what is not constrained. jax.make_mesh's own default is explicit axes.
+_AUTO = (AxisType.Auto,) * len(AXES)
 
 #: Logical axis name (models/layers.py) to mesh axes; () is not split. As stored: `placing` says how they are used.
 #: A convolution kernel is split along its output channels alone: with its input channels over `fsdp` and its output
@@ -60,20 +62,28 @@ def make_mesh(shape: Mapping[str, int], devices: list[Any] | None = None) -> Mes
       InputError: an unknown axis, or sizes that do not multiply to the number of devices.
     """
     devices = devices if devices is not None else jax.devices()
+    return jax.make_mesh(_sizes(shape, len(devices)), AXES, axis_types=_AUTO, devices=devices)
+
+
+def imagined(shape: Mapping[str, int], count: int) -> AbstractMesh:
+    """Return the mesh that `make_mesh` would make of so many devices, to reckon with where there are none."""
+    return AbstractMesh(_sizes(shape, count), AXES, axis_types=_AUTO)
+
+
+def _sizes(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
     if unknown := sorted(set(shape) - set(AXES)):
         raise InputError(f"mesh: found axes {unknown}; expected among {list(AXES)}")
     sizes = [int(shape.get(a, 1)) for a in AXES]
     free = [i for i, s in enumerate(sizes) if s == -1]
     known = int(np.prod([s for s in sizes if s != -1]))
-    if len(free) == 1 and known > 0 and len(devices) % known == 0:
-        sizes[free[0]] = len(devices) // known
-    if any(s < 1 for s in sizes) or int(np.prod(sizes)) != len(devices):
+    if len(free) == 1 and known > 0 and count % known == 0:
+        sizes[free[0]] = count // known
+    if any(s < 1 for s in sizes) or int(np.prod(sizes)) != count:
         raise InputError(
-            f"mesh: found {dict(shape)} for {len(devices)} devices; expected sizes that multiply to {len(devices)}, "
+            f"mesh: found {dict(shape)} for {count} devices; expected sizes that multiply to {count}, "
             "at most one of them -1"
         )
-    # Auto axes: the compiler places what is not constrained. make_mesh's own default is explicit axes.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return tuple(sizes)
 
 
 def shardings(mesh: Mesh | AbstractMesh, boxed: Any) -> Any:
@@ -142,17 +152,17 @@ def unbox(tree: Any) -> Any:
     return nn.meta.unbox(tree)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding of a batch: its leading axis over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding of a value that every device holds."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+def check_batch_size(mesh: Mesh | AbstractMesh, batch_size: int) -> None:
     """Refuse a global batch that the mesh cannot split evenly.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxneuro.objectives.base import Objective
 from jaxneuro.training import sharding
@@ -26,7 +26,7 @@ def train_step(
     *,
     normalise: View,
     views: Views,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     where: Any,
     parts: int = 1,
     average: float = 0.0,
@@ -41,7 +41,7 @@ def train_step(
       apply: `model.apply`.
       objective, optimizer: what is minimised and how.
       normalise, views: made by `augment.normaliser` and `augment.build`.
-      mesh: the devices.
+      mesh: the devices; an abstract one will do to trace the step.
       where: shardings of the state.
       parts: how many parts the batch is taken in, one after the other, their gradients averaged; batch statistics are
         those of each part.
