@@ -38,7 +38,8 @@ def _device(
 ) -> Device:
     """Return a device from TFLOP/s in bfloat16 and float32, GB, and GB/s of memory, links, network and host."""
     flops = {"bfloat16": half * 1e12, "float16": half * 1e12, "float32": single * 1e12}
-    return Device(name, flops, memory * 1e9, *(rate * 1e9 for rate in rates), per_host)
+    of_memory, link, network, host = (rate * 1e9 for rate in rates)
+    return Device(name, flops, memory * 1e9, of_memory, link, network, host, per_host)
 
 
 #: By name. Links are one way: half of what NVIDIA states for both. Sources, each seen in November 2026:

@@ -142,7 +142,7 @@ def _dataset(config: Any, shape: tuple[int, int, int, int], classes: int | None)
         if task.get("target") in labels:
             labels[task.target] |= dict.fromkeys(named)
     choices = itertools.product(*(list(found) or ["some"] for found in labels.values()))
-    scans = []
+    scans: list[Scan] = []
     for diagnosis, sex, site, label in choices:
         for age, fold in itertools.product(_AGES, ("train", "validation")):
             name = f"{fold}-{len(scans)}"
@@ -186,10 +186,10 @@ def _work(plan: Plan) -> Table:
     asked = plan.load
     flops = sum(asked.flops.values())
     table = _table("One step", "what", "amount")
-    table.add_row("operations, all devices", f"{_rounded(flops / 1e9)} GFLOP")
-    table.add_row("  forward", f"{_rounded(asked.forward / 1e9)} GFLOP")
+    table.add_row("operations, all devices", _flops(flops))
+    table.add_row("  forward", _flops(asked.forward))
     for dtype, n in asked.flops.items():
-        table.add_row(f"  of {dtype} factors", f"{_rounded(n / 1e9)} GFLOP")
+        table.add_row(f"  of {dtype} factors", _flops(n))
     for what, size in asked.moved.items():
         table.add_row(f"memory traffic of a device: {what}", _size(size))
     for one in asked.exchanged:
@@ -245,17 +245,21 @@ def _remarks(plan: Plan) -> list[str]:
 
 def _rounded(value: float) -> str:
     """Return a number with three digits."""
-    return f"{float(f'{value:.3g}'):,.12g}"
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
-    """Return a value with three digits in the largest unit of which it is one or more."""
+    """Return a value with three digits in the largest unit of which it is one or more, else in the smallest."""
     factor, unit = next(((f, u) for f, u in units if value >= f), units[-1])
-    return f"{_rounded(value / factor)} {unit}"
+    return f"{_rounded(value / factor) if value else 0} {unit}"
 
 
 def _size(count: float) -> str:
     return _scaled(count, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")))
+
+
+def _flops(count: float) -> str:
+    return _scaled(count, ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")))
 
 
 def _time(seconds: float) -> str:
