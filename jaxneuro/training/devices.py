@@ -92,7 +92,7 @@ class Collective:
         """Return the bytes that each device sends in a ring.
 
         Each of n devices passes on n - 1 of n pieces to gather or to scatter sums; an all-reduce does both, one after
-        the other: 2 (n - 1) / n of the array (Patarasu and Yuan 2009; `PERFORMANCE.md` of nccl-tests).
+        the other: 2 (n - 1) / n of the array (Patarasuk and Yuan 2009; `PERFORMANCE.md` of nccl-tests).
         """
         return (2 if self.kind == "all-reduce" else 1) * (self.ways - 1) / self.ways * self.size
 

@@ -161,8 +161,8 @@ def say(plan: Plan) -> None:
     for line in _remarks(plan):
         terminal.say(line)
     terminal.say(
-        "calculated, not measured: operations and bytes of the traced step over published peaks (docs/scale.md); "
-        "a real step takes longer"
+        "calculated, not measured: operations and bytes of the traced step over published peaks, which real steps "
+        "hardly ever reach (docs/scale.md)"
     )
 
 
