@@ -7,6 +7,7 @@ import pytest
 
 from jaxneuro import models
 from jaxneuro.models import cost, layers
+from jaxneuro.models.convolution import conv3d
 
 
 def shape(*size):
@@ -80,3 +81,14 @@ def test_video_swin_t_costs_what_is_published():
     total = cost.total(cost.by_module(model, models.inputs(model)))
     assert total.parameters == 28_158_070
     assert abs(total.flops / 2e9 - 87.9) < 0.3  # they count norms, too
+
+
+def test_the_gradient_of_a_stride_does_as_much_as_the_convolution():
+    x, kernel = jax.ShapeDtypeStruct((1, 8, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((2, 2, 2, 3, 5), jnp.float32)
+
+    def total(x, kernel):
+        return conv3d(x, kernel, (2, 2, 2)).sum()
+
+    once = 2 * 4**3 * 8 * 3 * 5
+    assert cost.work(total, x, kernel).flops == {"float32": once}
+    assert cost.work(jax.grad(total, argnums=(0, 1)), x, kernel).flops["float32"] == 3 * once

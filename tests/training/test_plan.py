@@ -144,6 +144,11 @@ def test_mae_encodes_what_is_visible_alone():
     assert much.forward - little.forward == encoder(49) - encoder(17)
 
 
+def test_what_does_not_grow_with_the_batch_is_on_every_device():
+    assert load._on_one(lambda n: 100 + 3 * n, 8, 4) == 100 + 3 * 8 / 4
+    assert load._on_one(lambda n: 100 + 3 * n, 8, 1) == 124
+
+
 def test_a_ring():
     assert Collective("data", "all-reduce", 1000.0, 4, 1).sent == 1500.0
     assert Collective("fsdp", "all-gather", 1000.0, 4, 1).sent == 750.0
