@@ -98,8 +98,7 @@ def of(parts: Experiment, optimizer: optax.GradientTransformation, mesh: Abstrac
     read, look = _bytes(batch(size)), _bytes(seen(size))
     local = {name: _local(getattr(whole, name), getattr(where, name)) for name in ("params", "opt_state", "average")}
     leaves = list(zip(jax.tree.leaves(whole.params), jax.tree.leaves(where.params), strict=True))
-    gathered = sum((1 - 1 / fsdp) * _FLOAT * leaf.size / _ways(at, "model") for leaf, at in leaves
-                   if (fsdp := _ways(at, "fsdp")) > 1)  # fmt: skip
+    gathered = sum((1 - 1 / _pieces(leaf, at)) * _used(leaf, at) for leaf, at in leaves)
     calls = _calls(lambda: jax.eval_shape(loss, *of_part(per_part)))
     return Load(
         devices=mesh.size,
@@ -173,9 +172,23 @@ def _ways(at: Any, axis: str, dimensions: range | None = None) -> int:
 
 
 def _uneven(names: tuple[str, ...], at: Any) -> bool:
-    """Tell whether a dimension stays whole that the rules split."""
-    asked = (math.prod(at.mesh.shape[a] for a in sharding.RULES[name]) for name in names)
-    return any(ways > 1 and not _axes(at, i) for i, ways in enumerate(asked))
+    """Tell whether a parameter stays whole over a mesh axis that the rules split it over."""
+    asked = {a for name in names for a in sharding.RULES[name] if at.mesh.shape[a] > 1}
+    return bool(asked - {a for i in range(len(at.spec)) for a in _axes(at, i)})
+
+
+def _is_convolution(leaf: Any) -> bool:
+    return leaf.ndim == 5
+
+
+def _used(leaf: Any, at: Any) -> float:
+    """Return the bytes of a parameter as a device computes with it: a convolution's kernel whole (`placing`)."""
+    return _FLOAT * leaf.size / (1 if _is_convolution(leaf) else _ways(at, "model"))
+
+
+def _pieces(leaf: Any, at: Any) -> int:
+    """Return in how many pieces what a device computes with is stored."""
+    return _ways(at, "fsdp") * (_ways(at, "model") if _is_convolution(leaf) else 1)
 
 
 def _of_parameters(leaves: list[tuple[Any, Any]], mesh: AbstractMesh, count: int) -> list[Collective]:
@@ -183,12 +196,15 @@ def _of_parameters(leaves: list[tuple[Any, Any]], mesh: AbstractMesh, count: int
 
     A parameter that `fsdp` splits is gathered once for each part of a batch (the compiler keeps it for the backward
     pass), its gradient scattered in sums over `fsdp`, and the sums reduced over `data`. The gradient of any other one
-    is reduced over both. What `model` splits, each of its devices has a piece of.
+    is reduced over both. What `model` splits, each of its devices has a piece of; convolutions' kernels are gathered
+    over it, too.
     """
     data, fsdp, model = (mesh.shape[a] for a in sharding.AXES)
-    split = whole = 0.0
+    split = whole = convolved = 0.0
     for leaf, at in leaves:
-        size = count * _FLOAT * leaf.size / _ways(at, "model")
+        size = count * _used(leaf, at)
+        if _is_convolution(leaf) and _ways(at, "model") > 1:
+            convolved += size
         if _ways(at, "fsdp") > 1:
             split += size
         else:
@@ -196,6 +212,7 @@ def _of_parameters(leaves: list[tuple[Any, Any]], mesh: AbstractMesh, count: int
     both = "data x fsdp" if data > 1 and fsdp > 1 else "fsdp" if fsdp > 1 else "data"
     found = [
         Collective("fsdp", "all-gather", split, fsdp, model),
+        Collective("model", "all-gather", convolved, model, 1),
         Collective("fsdp", "reduce-scatter", split, fsdp, model),
         Collective("data", "all-reduce", split / fsdp, data, fsdp * model),
         Collective(both, "all-reduce", whole, data * fsdp, model),
@@ -230,23 +247,21 @@ def _of_activations(calls: list[_Call], where: Any, mesh: AbstractMesh, count: i
 
     A dense layer whose kernel `model` splits along what it sums over gives partial sums, reduced in the forward pass;
     one whose outputs it splits gets a gradient in partial sums, reduced in the backward pass. In a transformer that is
-    two and two a block. A convolution's split outputs are gathered for the next one, which sums over all of them.
+    two and two a block. Convolutions are not split.
     """
     model = mesh.shape["model"]
-    reduced = gathered = 0.0
+    reduced = 0.0
     for path, contract, taken, made in calls:
+        if not contract:
+            continue
         at = where
         for name in (*path, "kernel"):
             at = at[name]
-        inner = range(contract or len(at.spec) - 1)
+        inner = range(contract)
         outer = range(inner.stop, len(at.spec))
         if _ways(at, "model", inner) > 1:
             reduced += made
         if _ways(at, "model", outer) > 1:
-            gathered += made if not contract else 0
-            reduced += taken if path != calls[0][0] else 0  # nobody needs the gradient of volumes
-    found = [
-        Collective("model", "all-gather", count * gathered / ways, model, 1),
-        Collective("model", "all-reduce", count * reduced / ways, model, 1),
-    ]
-    return [one for one in found if one.size and one.ways > 1]
+            reduced += taken
+    one = Collective("model", "all-reduce", count * reduced / ways, model, 1)
+    return [one] if one.size and one.ways > 1 else []

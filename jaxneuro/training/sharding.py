@@ -125,7 +125,7 @@ def _split(mesh: Mesh | AbstractMesh, names: Sequence[str | None], shape: Sequen
     return spec
 
 
-def placing(mesh: Mesh) -> AbstractContextManager[None]:
+def placing(mesh: Mesh | AbstractMesh) -> AbstractContextManager[None]:
     """Tell models, while they are traced, where kernels are used and what is between layers lies.
 
     Kernels that `fsdp` stores in pieces are gathered where they are used, for the batch is split over the same devices;

@@ -117,7 +117,7 @@ def test_split_layers_reduce_four_times_a_block():
     tokens = 4 * 8 * 9 * 24
     found = by_kind(two.load.exchanged)
     assert found["model", "all-reduce"][0] == 2 * 4 * tokens
-    assert found["model", "all-gather"][0] == 4 * 8 * 8 * 24  # what the patches' convolution makes
+    assert found["model", "all-gather"][0] == 4 * 8**3 * 24  # the kernel of the patches' convolution
     # Both devices look at the same scans.
     assert two.load.copies == 2
     assert two.load.memory["batch"] == 8 * 16**3 * (2 * 2 + 4)
