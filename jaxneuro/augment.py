@@ -225,13 +225,20 @@ RANGES = {
 }
 
 
-def build(views: Mapping[str, Mapping[str, float | int | bool]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+Batched = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def build(
+    views: Mapping[str, Mapping[str, float | int | bool]], across: Callable[[Batched], Batched] = lambda f: f
+) -> Batched:
     """Return `augment(key, x[b, d, h, w, c])`, which applies the named views to every sample, in the order of `VIEWS`.
 
     Every sample has draws of its own.
 
     Args:
       views: name to parameters; empty for none.
+      across: makes of a function of (keys [b], samples [b, ...]) one that every device runs on its own samples
+        (`sharding.across`).
 
     Raises:
       InputError: an unknown view, or parameters that it does not take.
@@ -251,10 +258,11 @@ def build(views: Mapping[str, Mapping[str, float | int | bool]]) -> Callable[[ja
     def one_by_one(keys: jax.Array, x: jax.Array) -> jax.Array:
         return lax.map(lambda sample: one(*sample), (keys, x))
 
+    def every(keys: jax.Array, x: jax.Array) -> jax.Array:
+        return lax.platform_dependent(keys, x, cpu=one_by_one, default=jax.vmap(one))
+
     def augment(key: jax.Array, x: jax.Array) -> jax.Array:
-        if not settings:
-            return x
-        return lax.platform_dependent(jax.random.split(key, x.shape[0]), x, cpu=one_by_one, default=jax.vmap(one))
+        return across(every)(jax.random.split(key, x.shape[0]), x) if settings else x
 
     return augment
 

@@ -48,8 +48,8 @@ def main() -> None:
     boxed = state.abstract(parts.model, optimizer, average=bool(config.optimizer.average))
     step = steps.train_step(
         parts.model.apply, parts.objective, optimizer, normalise=augment.normaliser(config.data.normalise),
-        views=augment.build(config.augment.to_dict()), mesh=mesh, where=sharding.shardings(mesh, boxed),
-        parts=config.training.accumulate, average=config.optimizer.average,
+        views=augment.build(config.augment.to_dict(), sharding.across(mesh)), mesh=mesh,
+        where=sharding.shardings(mesh, boxed), parts=config.training.accumulate, average=config.optimizer.average,
     )  # fmt: skip
     size = config.data.batch_size
     batch = {name: jax.ShapeDtypeStruct((size,), jnp.float32) for name in parts.labels}

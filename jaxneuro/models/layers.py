@@ -210,7 +210,9 @@ def moments(x: jax.Array) -> Moments:
     Under jit with a sharded batch these are the statistics of the global batch.
     """
     # One pass over x. Measuring from a voxel's own value keeps E[x^2] - E[x]^2 exact when the mean is large.
-    origin = lax.stop_gradient(x[tuple(n // 2 for n in x.shape[:-1])]).astype(jnp.float32)
+    # That voxel of all samples first: devices with other samples would be sent a whole one.
+    middle = x[(slice(None), *(n // 2 for n in x.shape[1:-1]))] if x.ndim > 2 else x
+    origin = lax.stop_gradient(middle[x.shape[0] // 2]).astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32) - origin
     mean = jnp.mean(x, axes)

@@ -65,7 +65,10 @@ def of(parts: Experiment, optimizer: optax.GradientTransformation, mesh: Abstrac
     boxed = state.abstract(model, optimizer, average=bool(average))
     where = sharding.shardings(mesh, boxed)
     whole = sharding.unbox(boxed)
-    normalise, views = augment.normaliser(config.data.normalise), augment.build(config.augment.to_dict())
+    normalise, views = (
+        augment.normaliser(config.data.normalise),
+        augment.build(config.augment.to_dict(), sharding.across(mesh)),
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
 

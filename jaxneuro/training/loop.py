@@ -63,7 +63,7 @@ def train(
     size = config.data.batch_size
     sharding.check_batch_size(mesh, size)
     normalise = augment.normaliser(config.data.normalise)
-    views = augment.build(config.augment.to_dict())
+    views = augment.build(config.augment.to_dict(), sharding.across(mesh))
     epoch_steps = len(parts.folds["train"]) // size
     epochs, total = config.training.epochs, config.training.epochs * epoch_steps
     optimizer, rate = experiment.optimizer(parts, epoch_steps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -145,6 +145,21 @@ def placing(mesh: Mesh | AbstractMesh) -> AbstractContextManager[None]:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
     return layers.placing(place)
+
+
+def across(mesh: Mesh | AbstractMesh) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Return what makes of a function of batches one that every device runs on its own samples.
+
+    For what no partitioner can split: it gathers the batch for a loop over samples, and for boxes cut out of each.
+    """
+    if mesh.size == 1:
+        return lambda function: function
+    batch = PartitionSpec(RULES["batch"])
+
+    def spread(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return jax.shard_map(function, mesh=mesh, in_specs=batch, out_specs=batch, check_vma=False)
+
+    return spread
 
 
 def unbox(tree: Any) -> Any:

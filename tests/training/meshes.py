@@ -29,7 +29,7 @@ def step(config, shape, devices):
     before = jax.tree.map(sharding.fetch, now.params)
     train_step = steps.train_step(
         parts.model.apply, parts.objective, optimizer, normalise=augment.normaliser(config.data.normalise),
-        views=augment.build(config.augment.to_dict()), mesh=mesh, where=where,
+        views=augment.build(config.augment.to_dict(), sharding.across(mesh)), mesh=mesh, where=where,
     )  # fmt: skip
     with data.open_reader(parts.dataset) as reader:
         batch = next(

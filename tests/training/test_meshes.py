@@ -43,7 +43,7 @@ def boxes(tmp_path_factory):
 def steps(boxes, case, meshes):
     """Return what `meshes.py` prints of a case: {mesh: differences from one device, collectives}."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    arguments = [str(boxes), "smoke.py", json.dumps(meshes), *CASES[case], "data.batch_size=8", "augment={}"]
+    arguments = [str(boxes), "smoke.py", json.dumps(meshes), *CASES[case], "data.batch_size=8"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.meshes", *arguments],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
