@@ -9,7 +9,7 @@ DEMO := $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/.demo-$(VERSION))
 WORKERS ?= 2
 SEED ?= 0
 
-.PHONY: demo test test-slow test-resume lint format install clean
+.PHONY: demo test test-slow test-resume benchmark lint format install clean
 
 demo: $(DEMO)  ## the whole road on synthetic scans; the last line printed is the report
 	$(VENV)/bin/jaxneuro demo --out runs/demo-$(SEED) --seed $(SEED) --workers $(WORKERS)
@@ -22,6 +22,10 @@ test-slow: $(STAMP)  ## the long ones
 
 test-resume: $(STAMP)  ## kill a run again and again: it learns the same
 	$(VENV)/bin/python -m pytest tests/training/test_resume.py -s
+
+benchmark: $(STAMP)  ## beside torch and MONAI, on a machine with nothing else to do: about half an hour on two cores
+	mkdir -p runs
+	$(VENV)/bin/python tools/benchmark.py --rounds 3 --json runs/benchmark.json | tee runs/benchmark.md
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

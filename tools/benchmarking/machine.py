@@ -11,7 +11,7 @@ from typing import Any
 
 #: Most operations a second of dense matrix products, as their makers publish them, by a part of the device's name.
 #: bfloat16; in float32 the same parts round to TF32, at half of it.
-PUBLISHED = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
+PUBLISHED = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 _PACKAGES = ("jax", "jaxlib", "flax", "grain", "array_record", "numpy", "torch", "torchvision", "monai")
 
 

@@ -115,9 +115,7 @@ class Network:
     def _train_step(self) -> Any:
         where = sharding.shardings(self.mesh, state.abstract(self.model, self.optimizer))
         views = augment.build({})
-        return steps.train_step(
-            self.model.apply, self.objective, self.optimizer, views=views, where=where, **self.seen
-        )
+        return steps.train_step(self.model.apply, self.objective, self.optimizer, views=views, where=where, **self.seen)
 
     def _batch(self) -> dict[str, jax.Array]:
         batch = {"volume": inputs.volumes(self.batch, self.side), "valid": np.ones(self.batch, bool), **self.labels}

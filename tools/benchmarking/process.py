@@ -6,6 +6,7 @@ cannot be told. So each side has a process, and one runs while the others wait f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -38,7 +39,7 @@ class Side:
     def __init__(self, subject: str, spec: Mapping[str, Any], environment: Mapping[str, str], patience: float) -> None:
         self._patience = patience
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         began = time.time()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tools.benchmarking.worker", json.dumps([subject, dict(spec), began])],
@@ -84,10 +85,8 @@ class Side:
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         assert self._process.stdin
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()  # it ends by itself
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -6,6 +6,7 @@ Its method `settle`, if it has one, comes before every timing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -97,10 +98,8 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 def reset_peak() -> None:
     """Let the peak of resident memory begin anew, where the system can (Linux)."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _peak() -> int | None:
