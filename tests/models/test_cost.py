@@ -92,3 +92,22 @@ def test_the_gradient_of_a_stride_does_as_much_as_the_convolution():
     once = 2 * 4**3 * 8 * 3 * 5
     assert cost.work(total, x, kernel).flops == {"float32": once}
     assert cost.work(jax.grad(total, argnums=(0, 1)), x, kernel).flops["float32"] == 3 * once
+
+
+def test_operations_of_a_program_are_those_of_its_gradient_too():
+    """Backward through a product is two products; the forms for accelerators are counted, not those for CPUs."""
+
+    def loss(kernel, x):
+        return jnp.sum(jnp.tanh(x @ kernel))
+
+    kernel, x = jax.ShapeDtypeStruct((5, 7), jnp.float32), jax.ShapeDtypeStruct((4, 5), jnp.float32)
+    forward = 2 * 4 * 5 * 7
+    assert sum(cost.work(loss, kernel, x).flops.values()) == forward
+    assert sum(cost.work(jax.jit(jax.grad(loss, argnums=(0, 1))), kernel, x).flops.values()) == 3 * forward
+
+    conv = layers.Conv(5, (3, 3, 3), padding=(1, 1, 1))
+    x = jax.ShapeDtypeStruct((4, 6, 6, 6, 3), jnp.float32)
+    variables = nn.meta.unbox(jax.eval_shape(conv.init, jax.random.key(0), x))
+    assert (
+        sum(cost.work(jax.jit(lambda v, x: conv.apply(v, x)), variables, x).flops.values()) == 2 * 4 * 6**3 * 27 * 3 * 5
+    )

@@ -48,7 +48,7 @@ class Network:
             name="adamw", learning_rate=3e-4, weight_decay=0.05, schedule="constant", warmup_steps=0, total_steps=1
         )
         # Views are timed by tools/benchmark_views.py.
-        self.seen = {"normalise": augment.normaliser("none"), "mesh": self.mesh}
+        self.seen: dict[str, Any] = {"normalise": augment.normaliser("none"), "mesh": self.mesh}
 
     def tasks(self) -> dict[str, Callable[[], Run]]:
         """Return what can be timed."""
@@ -103,7 +103,9 @@ class Network:
     def flops(self) -> int:
         """Return the operations of one step of training."""
         boxed = state.abstract(self.model, self.optimizer)
-        return cost.of_program(self._train_step(), sharding.unbox(boxed), self._batch(), jax.random.key(0))
+        return sum(
+            cost.work(self._train_step(), sharding.unbox(boxed), self._batch(), jax.random.key(0)).flops.values()
+        )
 
     def device_memory(self) -> int | None:
         """Return the peak of the device's memory in bytes, None where nobody counts it (CPUs)."""

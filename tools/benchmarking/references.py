@@ -76,7 +76,8 @@ def _vit(**settings: Any) -> Any:
     model = monai_nets.ViT(
         in_channels=1, classification=True, num_classes=1, post_activation=None, qkv_bias=True, **settings
     )
-    for block in model.blocks:
+    blocks: Any = model.blocks
+    for block in blocks:
         block.attn.use_flash_attention = True  # MONAI's own switch, which its ViT has no keyword for
     return model
 

@@ -32,12 +32,11 @@ class Inner(nn.Module):
 
     def __init__(self, dim: int, layer: nn.Module) -> None:
         super().__init__()
-        self.fn = nn.Module()
-        self.fn.norm, self.fn.fn = nn.LayerNorm(dim), layer
+        self.fn = nn.ModuleDict({"norm": nn.LayerNorm(dim), "fn": layer})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x [b, n, dim] and what the layer adds."""
-        return x + self.fn.fn(self.fn.norm(x))
+        return x + self.fn["fn"](self.fn["norm"](x))
 
 
 class Attention(nn.Module):
@@ -73,14 +72,14 @@ class Transformer(nn.Module):
     def __init__(self, dim: int, depth: int, heads: int, dim_head: int, mlp_dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.ModuleList([Inner(dim, Attention(dim, heads, dim_head)), Inner(dim, Mlp(dim, mlp_dim))])
+            nn.Sequential(Inner(dim, Attention(dim, heads, dim_head)), Inner(dim, Mlp(dim, mlp_dim)))
             for _ in range(depth)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x [b, n, dim] to the same shape."""
-        for attend, feed in self.layers:
-            x = feed(attend(x))
+        for layer in self.layers:
+            x = layer(x)
         return x
 
 
