@@ -123,6 +123,7 @@ def main(arguments: list[str]) -> int:
             return 1
         found |= {
             "devices": run.devices, "ceiling": run.ceiling, "left_out": run.left_out, "results": [],
+            "load_after": machine.load(),
             "settings": {
                 "size": chosen.size, "side": run.size.side, "precision": run.precision, "rounds": run.rounds,
                 "at_least": run.at_least, "limit": run.limit, "batch": run.batch, "threads": machine.cores(),
@@ -132,10 +133,10 @@ def main(arguments: list[str]) -> int:
             for result in cases.CASES[case](run):
                 found["results"].append(result)
                 terminal.say(f"{case} of {result['of']}: measured {', '.join(result['sides']) or 'nothing'}")
-    found["load_after"] = machine.load()
+                found["load_after"] = machine.load()
+                if chosen.json:  # what is measured stays, whatever comes after it
+                    chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     print("\n".join(report.lines(found)))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -13,7 +13,19 @@ import pytest
 from jaxneuro import records
 from tests.models.every import count
 from tools import benchmark
-from tools.benchmarking import feeding, inputs, machine, measure, process, references, report, settings, worker
+from tools.benchmarking import (
+    cases,
+    feeding,
+    inputs,
+    machine,
+    measure,
+    ours,
+    process,
+    references,
+    report,
+    settings,
+    worker,
+)
 
 ROOT = Path(__file__).parents[2]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -209,6 +221,21 @@ def test_the_table_shows_what_was_measured_and_says_what_was_not():
     text = "\n".join(report.lines(run_of(results=[{**result, "sides": {"jaxneuro": shown}}], left_out=[])))
     assert "| 1,024 | 0.80 (0.50 to 1.25) of torch eager | 50.0% | 40.0% |" in text
     assert "Not measured" not in text
+
+
+@pytest.mark.parametrize(("objective", "fitting"), cases.OBJECTIVES.values(), ids=cases.OBJECTIVES)
+def test_objectives_fit_the_networks_that_they_are_timed_with(objective, fitting):
+    for name in fitting:
+        config = settings.config(f"{name}_testing", "bfloat16", **objective)
+        side = ours.Network(config, batch=2, side=32)
+        assert set(side.labels) == set(side.objective.labels)
+        assert side.flops() > 0
+
+
+def test_no_rate_of_dropout_is_left():
+    for name in settings.MODELS:
+        model = ours.Network(settings.config(name, "float32"), batch=2, side=80).model
+        assert not [v for k, v in vars(model).items() if ("drop" in k) and v]
 
 
 def test_the_smallest_run_writes_every_sample(tmp_path):

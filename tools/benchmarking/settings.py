@@ -45,7 +45,7 @@ def place(platform: str) -> str:
     return "cpu" if platform == "cpu" else "accelerator"
 
 
-def config(name: str, precision: str, **objective: Any) -> dict[str, Any]:
+def config(name: str, precision: str, /, **objective: Any) -> dict[str, Any]:
     """Return keys of a config for a preset: its precision, no dropout, and its objective, by default supervised."""
     preset = models.MODELS[name]
     fields = {field.name for field in dataclasses.fields(preset.builder)}
