@@ -22,7 +22,11 @@ def saved(workdir):
     for name, arrays, values in (("checkpoints", "state", "position"), ("best", "weights", "metrics")):
         with ocp.CheckpointManager(workdir.absolute() / name) as manager:
             step = manager.latest_step()
-            parts = ocp.args.Composite(**{arrays: ocp.args.StandardRestore(), values: ocp.args.JsonRestore()})
+            # As NumPy: saved by several processes, it does not say itself where to put what.
+            with ocp.StandardCheckpointer() as reader:
+                tree = reader.metadata(workdir.absolute() / name / str(step) / arrays).item_metadata.tree
+            like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+            parts = ocp.args.Composite(**{arrays: ocp.args.StandardRestore(like), values: ocp.args.JsonRestore()})
             read = manager.restore(step, args=parts)
         found[name] = step, jax.tree.map(np.asarray, read[arrays]), read[values]
     return found
