@@ -64,7 +64,11 @@ def check(boxes, case, meshes):
     return found
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c != "vit"])
+#: That a backbone's or an objective's own parts are split right is seen in these; others are put together of them.
+QUICK = ("swin", "nit", "minit", "densenet121", "tiny_densenet", "contrastive vit", "mae vit", "simmim swin")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES])
 def test_two_by_two_by_two_devices_learn_as_one(boxes, case):
     check(boxes, case, FIRST[2:3])
 
@@ -72,7 +76,7 @@ def test_two_by_two_by_two_devices_learn_as_one(boxes, case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_eight_devices_learn_as_one_on_any_mesh(boxes, case):
-    check(boxes, case, [*FIRST[:2], FIRST[3], *MORE])
+    check(boxes, case, [*FIRST[:2], FIRST[3], *(MORE if case in ("vit", "swin", "tiny_densenet") else ())])
 
 
 def told(one):
@@ -99,7 +103,10 @@ def test_a_transformer_tells_its_weights_and_gradients_and_nothing_else(boxes):
     tokens = 4 * 2 * 65 * 24
     assert told(found["all"])["all-reduce", "model"] == (8, 8 * tokens)
     # Four heads are not split over eight devices, so only the feed-forward layers are: 2 blocks, forward and back.
-    assert told(found["model"])["all-reduce", "model"] == (4, 4 * 4 * tokens)
+    # Beside them, numbers for the gradient's norm.
+    count, size = told(found["model"])["all-reduce", "model"]
+    assert count == 4
+    assert 4 * 4 * tokens <= size <= 4 * 4 * tokens + 64
 
 
 def abstract(name, shape, **more):
