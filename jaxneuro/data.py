@@ -13,7 +13,10 @@ Threads, not processes: 80^3 half-precision volumes on two cores ran at 1,350 a 
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grain
@@ -50,11 +53,29 @@ def open_reader(dataset: Dataset) -> Volumes:
     Raises:
       CorruptDataError: a shard or file is missing or not what was written (files are checked as they are read).
     """
+    keep_freed_memory()
     if dataset.card.get("kind") != "video":
         return Reader(dataset)
     from jaxneuro.video.files import VideoReader  # needs PyAV, which is an extra
 
     return VideoReader(dataset)
+
+
+#: Of mallopt(3): freed memory at the end of the heap is given back from so much on, and what is larger mapped alone.
+_MALLOPT = {-1: 256 << 20, -3: 32 << 20}
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for what comes next; elsewhere nothing changes.
+
+    Records come and go by the megabyte. By default their pages are given back each time, and fresh ones come zeroed,
+    one fault each: a thread read 80^3 volumes at 352 a second, and at 897 with their memory kept (a virtual machine,
+    where faults are dear).
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            for option, value in _MALLOPT.items():
+                ctypes.CDLL(None).mallopt(option, value)
 
 
 class Batches(Iterator[Batch]):
@@ -172,10 +193,10 @@ class _Loader:
         valid = numbers >= 0
         columns = {}
         if self.reader is not None:
-            columns["volume"] = np.zeros((len(numbers), *self.reader.shape), self.reader.dtype)
-            for place, number in enumerate(numbers):
-                if number >= 0:
-                    columns["volume"][place] = read(self.reader, int(number))
+            columns["volume"] = np.empty((len(numbers), *self.reader.shape), self.reader.dtype)
+            columns["volume"][~valid] = 0
+            for place in np.flatnonzero(valid):
+                columns["volume"][place] = read(self.reader, int(numbers[place]))
         for name, values in self.targets.items():
             column = values[numbers]
             column[~valid] = 0

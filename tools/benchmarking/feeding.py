@@ -111,7 +111,7 @@ class Shards(Feed):
         """Iterate over batches without end."""
         from jaxneuro import data, records
 
-        with records.Reader(records.open_dataset(self.folder / "shards")) as reader:
+        with data.open_reader(records.open_dataset(self.folder / "shards")) as reader:
             yield from data.training_batches(
                 reader, range(self.number), {}, batch_size=self.batch, seed=0, threads=self.threads
             )
@@ -124,6 +124,9 @@ class Records(Feed):
         """Iterate over batches without end."""
         from array_record.python import array_record_module
 
+        from jaxneuro import data
+
+        data.keep_freed_memory()
         card = json.loads((self.folder / "shards" / "card.json").read_text())
         readers, where = [], []
         for shard in card["shards"]:
