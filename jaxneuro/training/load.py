@@ -203,19 +203,22 @@ def _of_parameters(leaves: list[tuple[Any, Any]], mesh: AbstractMesh, count: int
     over it, too.
     """
     data, fsdp, model = (mesh.shape[a] for a in sharding.AXES)
-    split = whole = convolved = 0.0
+    split = whole = 0.0
+    gathered = dict.fromkeys(("fsdp", "model", "fsdp x model"), 0.0)
     for leaf, at in leaves:
         size = count * _used(leaf, at)
-        if _is_convolution(leaf) and _ways(at, "model") > 1:
-            convolved += size
-        if _ways(at, "fsdp") > 1:
+        over = [a for a in ("fsdp", "model") if _ways(at, a) > 1 and (a == "fsdp" or _is_convolution(leaf))]
+        if over:
+            gathered[" x ".join(over)] += size
+        if "fsdp" in over:
             split += size
         else:
             whole += size
     both = "data x fsdp" if data > 1 and fsdp > 1 else "fsdp" if fsdp > 1 else "data"
     found = [
-        Collective("fsdp", "all-gather", split, fsdp, model),
-        Collective("model", "all-gather", convolved, model, 1),
+        Collective("fsdp", "all-gather", gathered["fsdp"], fsdp, model),
+        Collective("model", "all-gather", gathered["model"], model, 1),
+        Collective("fsdp x model", "all-gather", gathered["fsdp x model"], fsdp * model, 1),
         Collective("fsdp", "reduce-scatter", split, fsdp, model),
         Collective("data", "all-reduce", split / fsdp, data, fsdp * model),
         Collective(both, "all-reduce", whole, data * fsdp, model),

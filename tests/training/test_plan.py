@@ -292,8 +292,8 @@ def test_exchange_is_that_of_the_compiled_step_on_eight_devices():
     for kind, members, size in json.loads(done.stdout.splitlines()[-1]):
         real[kind, tuple(members)] = real.get((kind, tuple(members)), 0) + size
     planned = by_kind(made(*settings, name="finetune_ad", size=(32, 32, 32)).load.exchanged)
-    # On a CPU sums are scattered by an all-reduce. The kernel of the patches is split over fsdp and model along one
-    # axis, so it goes other ways; of what is exchanged it is a tenth.
+    # On a CPU sums are scattered by an all-reduce. The kernel of the patches, split over fsdp and model along one axis,
+    # is gathered over both.
     for (axes, kind), members in {
         ("fsdp", "all-gather"): ("all-gather", (0, 2)),
         ("fsdp", "reduce-scatter"): ("all-reduce", (0, 2)),
