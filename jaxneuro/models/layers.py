@@ -56,6 +56,8 @@ _place: ContextVar[Callable[[jax.Array, Names], jax.Array] | None] = ContextVar(
 def placing(place: Callable[[jax.Array, Names], jax.Array]) -> Iterator[None]:
     """Let `place(x, names)` say where kernels lie as they are used, and what layers return, while a model is traced.
 
+    The first name of what layers return is "batch".
+
     Without, and by default, nothing is said, and a compiler that splits parameters may split what is between layers
     alike, to gather it again.
     """
@@ -128,8 +130,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", annotate(self.initial.kernel, CONV_KERNEL), shape, jnp.float32)
-        # Whole: split by channels, every layer's output would have to be gathered for the next.
-        kernel = _placed(kernel, (None,) * 5)
+        kernel = _placed(kernel, CONV_KERNEL)
         (sd, sh, sw), (pd, ph, pw) = self.strides, self.padding
         y = conv3d(x.astype(self.dtype), kernel.astype(self.dtype), (sd, sh, sw), (pd, ph, pw))
         if self.use_bias:

@@ -136,13 +136,32 @@ def placing(mesh: Mesh | AbstractMesh) -> AbstractContextManager[None]:
     if mesh.size == 1:
         return nullcontext()
 
-    def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    def at(x: jax.Array, spec: list[tuple[str, ...]]) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    def used(names: tuple[str | None, ...], shape: Sequence[int]) -> list[tuple[str, ...]]:
         spec: list[tuple[str, ...]] = []
-        for name, size in zip(names, x.shape, strict=True):
-            axes = RULES[name] if name else ()
+        for name, size in zip(names, shape, strict=True):
+            axes = RULES[name] if name and "out_channels" not in names else ()
             axes = axes if name == "batch" else tuple(a for a in axes if a != "fsdp")
             spec.append(axes if size % math.prod(mesh.shape[a] for a in axes) == 0 else ())
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+        return spec
+
+    def place(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        if "batch" in names:
+            return at(x, used(names, x.shape))
+
+        @jax.custom_vjp
+        def gathered(kernel: jax.Array) -> jax.Array:
+            return at(kernel, used(names, x.shape))
+
+        # The transpose of a constraint is the same one: gradients would be summed whole on every device. Those of a
+        # convolution are the same on all devices of `model`: each keeps its piece.
+        stored = _split(mesh, names, x.shape)
+        if "out_channels" in names:
+            stored = [tuple(a for a in axes if a != "model") for axes in stored]
+        gathered.defvjp(lambda k: (gathered(k), None), lambda _, g: (at(g, stored),))
+        return gathered(x)
 
     return layers.placing(place)
 

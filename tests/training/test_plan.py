@@ -293,14 +293,17 @@ def test_exchange_is_that_of_the_compiled_step_on_eight_devices():
         real[kind, tuple(members)] = real.get((kind, tuple(members)), 0) + size
     planned = by_kind(made(*settings, name="finetune_ad", size=(32, 32, 32)).load.exchanged)
     # On a CPU sums are scattered by an all-reduce. The kernel of the patches, split over fsdp and model along one axis,
-    # is gathered over both.
+    # goes other ways.
+    patches = 4 * 8**3 * 96
+    elsewhere = {("fsdp", "reduce-scatter"): patches, ("data", "all-reduce"): patches / 2}
     for (axes, kind), members in {
         ("fsdp", "all-gather"): ("all-gather", (0, 2)),
         ("fsdp", "reduce-scatter"): ("all-reduce", (0, 2)),
         ("data", "all-reduce"): ("all-reduce", (0, 4)),
         ("model", "all-reduce"): ("all-reduce", (0, 1)),
     }.items():
-        assert real[members] == pytest.approx(planned[axes, kind][0], rel=0.2), (axes, kind)
+        size = planned[axes, kind][0] - elsewhere.get((axes, kind), 0)
+        assert real[members] == pytest.approx(size, rel=0.05), (axes, kind)
 
 
 @pytest.mark.parametrize(
