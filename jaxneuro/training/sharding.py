@@ -130,8 +130,8 @@ def placing(mesh: Mesh | AbstractMesh) -> AbstractContextManager[None]:
 
     Kernels that `fsdp` stores in pieces are gathered where they are used, for the batch is split over the same devices;
     between layers the batch is split, and over `model` what attention and feed-forward layers compute in pieces;
-    convolutions are computed whole. Left to itself the partitioner
-    of jax 0.10.2 gathered images and hidden layers over `fsdp` (tests/training/test_meshes.py).
+    convolutions are computed whole. Left to itself the partitioner of jax 0.10.2 gathered images and hidden layers over
+    `fsdp` (tests/training/test_meshes.py).
     """
     if mesh.size == 1:
         return nullcontext()

@@ -1,5 +1,9 @@
-"""The mesh: rules cover every axis, sizes are checked, and each process knows its part."""
+"""The mesh: rules cover every axis, sizes are checked, and eight simulated devices train as one does."""
 
+import json
+import subprocess
+import sys
+import textwrap
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +13,7 @@ import pytest
 from jaxneuro.errors import InputError
 from jaxneuro.models.layers import LOGICAL_AXES
 from jaxneuro.training import sharding
+from tests.conftest import box_scans, write_dataset
 
 
 def test_every_logical_axis_has_a_rule():
@@ -65,3 +70,51 @@ def test_parts_that_are_no_neighbours_are_refused():
     mesh = SimpleNamespace(devices=devices, shape={"data": 4, "fsdp": 1, "model": 1})
     with pytest.raises(InputError, match="expected neighbouring ones"):
         sharding.process_part(mesh, 0)
+
+
+SCRIPT = """
+    import json, sys
+    import jax
+    import numpy as np
+    from jaxneuro import configuration
+    from jaxneuro.training import loop
+    from tests.conftest import CONFIGS
+
+    data, work, mesh = sys.argv[1:]
+    # No clipping and plain SGD: a difference of rounding stays one.
+    settings = ["data.path=" + data, "data.batch_size=8", "optimizer.name=sgd", "optimizer.learning_rate=0.01",
+                "optimizer.warmup_epochs=0.0", "training.epochs=1", "augment={}",
+                *(f"mesh.{k}={v}" for k, v in json.loads(mesh).items())]
+    loop.train(configuration.read(str(CONFIGS / "smoke.py"), ["--config." + s for s in settings]), work)
+    lines = [json.loads(line) for line in open(work + "/metrics.jsonl")]
+    train = [x for x in lines if "train/loss" in x]
+    print(json.dumps([jax.device_count(), [[x["train/loss"], x["train/gradient_norm"]] for x in train]]))
+"""
+
+
+def losses(boxes, work, devices, mesh):
+    import os
+
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(boxes), str(work), json.dumps(mesh)],
+        capture_output=True, text=True, timeout=300, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, values = json.loads(done.stdout.splitlines()[-1])
+    assert count == devices
+    return values
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one(tmp_path):
+    # At 32^3 the last maps are 2^3; at 16^3 they are single voxels, whose batch statistics amplify any rounding.
+    boxes = write_dataset(tmp_path / "d", box_scans(), shape=(32, 32, 32))
+    one = losses(boxes, tmp_path / "one", 1, {"data": 1})
+    for name, mesh in {"8x1x1": {"data": 8}, "2x2x2": {"data": 2, "fsdp": 2, "model": 2}}.items():
+        many = losses(boxes, tmp_path / name, 8, mesh)
+        # Losses, and norms of the gradients: those are what went wrong when a kernel was split along both channels.
+        np.testing.assert_allclose(many, one, rtol=1e-4, err_msg=name)
