@@ -73,6 +73,11 @@ def _placed(x: jax.Array, names: Names) -> jax.Array:
     return place(x, names) if place else x
 
 
+def spread() -> bool:
+    """Return whether what is traced is told where it lies (`placing`): several devices share it."""
+    return _place.get() is not None
+
+
 Initializer = Any  # (key, shape, dtype) -> array
 Moments = tuple[jax.Array, jax.Array]
 

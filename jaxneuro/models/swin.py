@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxneuro.errors import InputError
 from jaxneuro.models import layers, transformer
@@ -62,15 +61,8 @@ def regions(padded: Triple, window: Triple, shift: Triple) -> np.ndarray | None:
     return np.asarray(transformer.to_windows(region[None, ..., None], window, np))[0, ..., 0]
 
 
-def shift_mask(region: np.ndarray) -> jax.Array:
-    """Return [windows, 1, n, n] from the regions [windows, n] of tokens: -100 between two regions, else 0."""
-    # Made in the program, behind a barrier: as a constant it is tens of megabytes for each of the first blocks.
-    region = lax.optimization_barrier(jnp.asarray(region))
-    return jnp.where(region[:, None, :, None] == region[:, None, None, :], 0.0, -100.0)
-
-
 class RelativeBias(nn.Module):
-    """Look up a bias for each pair of tokens of a window of size `used`: [1, heads, n, n].
+    """Look up a bias for each pair of tokens of a window of size `used`: [heads, n, n].
 
     Parameter: table [(2 wd - 1)(2 wh - 1)(2 ww - 1), heads], made for the whole window whatever part is used.
     """
@@ -84,7 +76,7 @@ class RelativeBias(nn.Module):
         rows = math.prod(2 * w - 1 for w in self.window)
         init = layers.annotate(layers.SMALL_NORMAL.kernel, layers.RELATIVE_TABLE)
         table = self.param("table", init, (rows, self.num_heads), jnp.float32)
-        return jnp.moveaxis(table[relative_index(self.window, used, self.rule)], -1, 0)[None]
+        return jnp.moveaxis(table[relative_index(self.window, used, self.rule)], -1, 0)
 
 
 class SwinBlock(nn.Module):
@@ -113,9 +105,8 @@ class SwinBlock(nn.Module):
         region = regions(padded, window, shift)
         if region is not None:
             y = jnp.roll(y, [-s for s in shift], (1, 2, 3))
-            bias = bias + shift_mask(region)
         attention = transformer.Attention(self.num_heads, width // self.num_heads, dtype=self.dtype, name="attn")
-        y = transformer.from_windows(attention(transformer.to_windows(y, window), train, bias), window, padded)
+        y = transformer.from_windows(attention(transformer.to_windows(y, window), train, bias, region), window, padded)
         if any(shift):
             y = jnp.roll(y, shift, (1, 2, 3))
         y = y[:, : grid[0], : grid[1], : grid[2]]

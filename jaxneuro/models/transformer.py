@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneuro.models import layers
+from jaxneuro.models.attention import attend
 from jaxneuro.models.convolution import Triple
 
 
@@ -62,7 +63,8 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over the tokens of x [..., n, c]; gives [..., n, c].
 
-    `bias`, broadcast to [..., heads, n, n], is added to the scaled products before the softmax, which is float32.
+    `bias` [heads, n, n] is added to the scaled products before the softmax, which is float32; with `region`
+    [windows, n], of x [..., windows, n, c], so is -100 between tokens of two regions.
     Parameters: qkv kernel [c, 3, heads, head_width] and bias, proj kernel [heads, head_width, c] and bias; heads are
     an axis of their own so that a mesh can split them. Source: Vaswani et al. 2017.
     """
@@ -75,18 +77,13 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, bias: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, bias: jax.Array | None = None, region: Any = None) -> jax.Array:
         width = x.shape[-1]
         features = (3, self.num_heads, self.head_width)
         qkv = layers.Dense(
             features, layers.EMBED_TO_QKV, use_bias=self.qkv_bias, initial=self.initial, dtype=self.dtype, name="qkv"
         )(x)
-        q, k, v = (qkv[..., i, :, :] for i in range(3))
-        scores = jnp.einsum("...qhd,...khd->...hqk", q * self.head_width**-0.5, k, preferred_element_type=jnp.float32)
-        if bias is not None:
-            scores = scores + bias
-        weights = jax.nn.softmax(scores).astype(self.dtype)
-        x = jnp.einsum("...hqk,...khd->...qhd", weights, v)
+        x = attend(qkv, bias, region, whole=layers.spread())
         x = layers.Dense(width, layers.HEADS_TO_EMBED, contract=2, initial=self.initial, dtype=self.dtype, name="proj")(
             x
         )

@@ -67,10 +67,13 @@ def test_attention(shape):
     close(module.apply(variables, x, False), attention(np.float64(x), double(variables)["params"]))
 
 
-def test_attention_with_a_bias_for_each_window():
-    module, x, bias = transformer.Attention(3, 4), normal(9, 2, 5, 7, 12), normal(8, 5, 3, 7, 7)
+def test_attention_with_a_bias_and_regions_of_each_window():
+    module, x, bias = transformer.Attention(3, 4), normal(9, 2, 5, 7, 12), normal(8, 3, 7, 7)
+    region = np.random.default_rng(7).integers(0, 3, (5, 7))
     variables = filled(module, x, False)
-    close(module.apply(variables, x, False, bias), attention(np.float64(x), double(variables)["params"], bias))
+    apart = np.where(region[:, :, None] == region[:, None], 0.0, -100.0)
+    expected = attention(np.float64(x), double(variables)["params"], bias + apart[:, None])
+    close(module.apply(variables, x, False, bias, region), expected)
 
 
 def test_attention_without_qkv_bias_has_none():
