@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--already", action="append", default=[], metavar="STAGE", help="done by the study: checked instead")
     p.add_argument("--cluster", default="", metavar="WHERE", help="slurm, or the address of a Dask scheduler")
     p.add_argument("--work", type=Path, help="keep finished scans here (default: beside --out, until it is whole)")
+    p.add_argument(
+        "--compression", default="snappy", help="of the shards: snappy (default) or none: larger, read faster"
+    )
     p.add_argument("--name", help="name of the dataset")
     p.add_argument("--subject-prefix", default="", help="put before every subject")
     p.add_argument("--validation", type=float, help="share of the subjects (default: 0.15)")
@@ -352,6 +355,7 @@ def _prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
             already=args.already,
             work=args.work,
             cluster=args.cluster,
+            compression=args.compression,
             study=args.study,
             table=args.table,
             columns=columns,

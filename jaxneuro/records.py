@@ -10,7 +10,8 @@
 A record is `JXN1`, the length of a JSON header as a little-endian 32-bit integer, the header (shape, dtype, one
 manifest row), and the array's bytes in C order, little-endian. ArrayRecord keeps a 64-bit hash of every record and
 checks it on every read (one record a chunk: `group_size:1`), so a flipped byte is never returned as data; the card
-keeps the SHA-256 of each whole file for `verify`. Snappy reads as fast as no compression and drops the zero background.
+keeps the SHA-256 of each whole file for `verify`. Snappy drops the zero background, half the bytes of a brain; without
+compression a thread reads half as many volumes again (docs/scale.md).
 
 A dataset is written into a hidden folder beside its place and renamed when it is complete: what stands under the
 final name is whole.
@@ -41,7 +42,8 @@ from jaxneuro.splits import Splits
 
 FORMAT = "jaxneuro-shards/1"
 MAGIC = b"JXN1"
-_OPTIONS = "group_size:1,snappy"
+#: Name to ArrayRecord's options.
+COMPRESSIONS = {"snappy": "group_size:1,snappy", "none": "group_size:1,uncompressed"}
 #: What `Writer.finish` puts in every card.
 _KEYS = {"shape", "dtype", "counts", "manifest_sha256", "splits_sha256", "shards"}
 
@@ -212,6 +214,10 @@ class Writer:
       out: the folder to make; refused when it exists.
       records: how many records will come, to spread them evenly over shards.
       shard_bytes: aimed size of a shard before compression.
+      compression: one of `COMPRESSIONS`; a reader needs not be told.
+
+    Raises:
+      InputError: no such compression, or `out` exists.
     """
 
     def __init__(
@@ -222,8 +228,10 @@ class Writer:
         dtype: str = "float16",
         records: int,
         shard_bytes: int = 256 << 20,
+        compression: str = "snappy",
     ) -> None:
-        self.out = Path(out)
+        check_compression(compression)
+        self.out, self._compression = Path(out), compression
         refuse_existing(self.out)
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
         size = int(np.prod(self._shape)) * self._dtype.itemsize
@@ -269,7 +277,9 @@ class Writer:
         try:
             if self._counts[shard] == 0:
                 self._close_shard()
-                self._writer = array_record_module.ArrayRecordWriter(str(self._file(shard)), _OPTIONS)
+                self._writer = array_record_module.ArrayRecordWriter(
+                    str(self._file(shard)), COMPRESSIONS[self._compression]
+                )
             self._writer.write(encode(array, scan))
         except RuntimeError as e:
             raise OSError(f"{self._file(shard)}: cannot be written ({str(e).splitlines()[0]})") from e
@@ -307,6 +317,7 @@ class Writer:
             **card,
             "shape": list(self._shape),
             "dtype": str(self._dtype),
+            "compression": self._compression,
             "recipe_fingerprint": fingerprint(card.get("recipe", {})),
             "counts": {
                 "scans": len(self._scans),
@@ -339,6 +350,16 @@ class Writer:
                 writer.close()
             except RuntimeError as e:
                 raise OSError(f"{self._partial}: cannot be written ({str(e).splitlines()[0]})") from e
+
+
+def check_compression(name: str) -> None:
+    """Refuse a compression that there is not.
+
+    Raises:
+      InputError: it is none of `COMPRESSIONS`.
+    """
+    if name not in COMPRESSIONS:
+        raise InputError(f"--compression: found '{name}'; expected one of {', '.join(COMPRESSIONS)}")
 
 
 def refuse_existing(out: Path) -> None:

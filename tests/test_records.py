@@ -40,6 +40,23 @@ def write(out, n=10, shard_bytes=1000, problems=()):
     return records.open_dataset(out)
 
 
+def test_with_and_without_compression_volumes_are_the_same(tmp_path):
+    scans = [Scan(f"s{i}", content_hash=str(i)) for i in range(3)]
+    sizes = {}
+    for name in records.COMPRESSIONS:
+        with records.Writer(tmp_path / name, shape=(32, 32, 32, 1), records=3, compression=name) as w:
+            for i, scan in enumerate(scans):
+                w.add(np.full((32, 32, 32, 1), i, np.float16), scan)
+            card = w.finish(splits=splits.make(scans), name="t", synthetic=True)
+        assert card["compression"] == name
+        sizes[name] = sum(shard["bytes"] for shard in card["shards"])
+        with records.Reader(records.open_dataset(tmp_path / name)) as reader:
+            assert [reader[i].mean() for i in range(3)] == [0, 1, 2]
+    assert sizes["snappy"] < 0.5 * sizes["none"]
+    with pytest.raises(InputError, match="--compression: found 'zip'; expected one of snappy, none"):
+        records.Writer(tmp_path / "zip", shape=(8, 8, 8, 1), records=3, compression="zip")
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     hnp.arrays(

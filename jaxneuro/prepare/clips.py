@@ -59,6 +59,7 @@ def prepare(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    compression: str = "snappy",
 ) -> dict[str, Any]:
     """Turn videos into a dataset of clips.
 
@@ -70,8 +71,8 @@ def prepare(
       views: clips x crops that a video outside the training fold is tested on, such as "4x3".
       clips: clips of each training video that the store "clips" draws, once and for all.
       table: a table of Kinetics that lies elsewhere than its videos.
-      columns, name, subject_prefix, validation, test, ood_sites, workers, progress: as of `run.prepare`. Folds that the
-        source publishes are kept; others are stratified by label.
+      columns, name, subject_prefix, validation, test, ood_sites, workers, progress, compression: as of `run.prepare`.
+        Folds that the source publishes are kept; others are stratified by label.
       synthetic: whether a program made the videos; by default not.
       seed: of the folds and of the training clips.
 
@@ -126,7 +127,8 @@ def prepare(
     plan = [_rows(f, chosen, store, each_view, clips, seed, f.scan.subject in train) for f in kept]
     rows = [scan for part, _ in plan for scan in part]
 
-    with records.Writer(out, shape=chosen.shape, dtype="uint8", records=len(rows) if store == "clips" else 0) as writer:
+    number = len(rows) if store == "clips" else 0
+    with records.Writer(out, shape=chosen.shape, dtype="uint8", records=number, compression=compression) as writer:
         more: dict[str, Any] = {}
         if store == "files":
             for scan in rows:

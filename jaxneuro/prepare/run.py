@@ -46,6 +46,7 @@ def prepare(
     stripper: str | None = None,
     work: str | os.PathLike[str] | None = None,
     cluster: str = "",
+    compression: str = "snappy",
     video: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turn a study's folder, or a CSV of scans, into shards; with a recipe for video, videos into clips.
@@ -67,6 +68,7 @@ def prepare(
       work: folder for scans that are done, which stays; by default one beside `out`, which goes when `out` is whole.
         Either way the same call goes on where it was stopped, and does again only scans whose files have changed.
       cluster: where scans are prepared instead of in processes here: see `parallel.each`.
+      compression: of the shards, one of `records.COMPRESSIONS`.
       video: store, views and clips of `clips.prepare`; with a recipe for video only.
 
     Returns:
@@ -78,6 +80,7 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     records.refuse_existing(out)
+    records.check_compression(compression)
     if workers < 1:
         raise InputError(f"workers: found {workers}; expected 1 or more")
     table = Path(table) if table is not None else None
@@ -98,7 +101,7 @@ def prepare(
         return clips.prepare(
             source, out, recipe=recipe, table=table, columns=columns, name=name, synthetic=synthetic,
             subject_prefix=subject_prefix, validation=validation, test=test, ood_sites=ood_sites, seed=seed,
-            workers=workers, progress=progress, **(video or {}),
+            workers=workers, progress=progress, compression=compression, **(video or {}),
         )  # fmt: skip
     if video:
         raise InputError(
@@ -136,7 +139,7 @@ def prepare(
         made = fold(kept)
         if synthetic is None:
             synthetic = bool(found.synthetic)
-        with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept)) as writer:
+        with records.Writer(out, shape=(*chosen.shape, 1), records=len(kept), compression=compression) as writer:
             page = quality.Page(chosen)
             _write(writer, page, kept, keys, spool, progress)
             name = name or found.name
