@@ -94,7 +94,7 @@ def train(
             batches.set_state(position["data"])
             best, pace = position["best"], Pace(size, position["pending"])
         else:
-            now = state.create(parts.model, optimizer, jax.random.key(config.seed), mesh, average=bool(average))
+            now = state.create(parts.model, optimizer, jax.random.key(config.seed), where, average=bool(average))
             best, pace = {"value": None, "step": 0}, Pace(size)
             if begin:
                 now = state.with_weights(now, begin.variables, where)

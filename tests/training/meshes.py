@@ -25,7 +25,7 @@ def step(config, shape, devices):
         warmup_steps=0, total_steps=1,
     )  # fmt: skip
     where = sharding.shardings(mesh, state.abstract(parts.model, optimizer))
-    now = state.create(parts.model, optimizer, jax.random.key(0), mesh)
+    now = state.create(parts.model, optimizer, jax.random.key(0), where)
     before = jax.tree.map(sharding.fetch, now.params)
     train_step = steps.train_step(
         parts.model.apply, parts.objective, optimizer, normalise=augment.normaliser(config.data.normalise),

@@ -250,9 +250,10 @@ def test_a_state_is_made_stepped_saved_and_restored(tmp_path):
     optimizer, _ = optim.build(**(BASE | by_layer | {"name": "adamw", "freeze": ("^stem/k", "out")}))
     model, mesh = Small(), sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
     with pytest.raises(InputError, match="found 'out'"):
-        state.create(model, optimizer, jax.random.key(0), mesh)
+        state.abstract(model, optimizer)
     optimizer, _ = optim.build(**(BASE | by_layer | {"name": "adamw", "freeze": ("^stem/k",)}))
-    now = state.create(model, optimizer, jax.random.key(0), mesh)
+    where = sharding.shardings(mesh, state.abstract(model, optimizer))
+    now = state.create(model, optimizer, jax.random.key(0), where)
     gradients = jax.tree.map(jnp.ones_like, now.params)
     updates, opt_state = jax.jit(optimizer.update)(gradients, now.opt_state, now.params)
     means = {path: float(update.mean()) for path, update in flatten_dict(updates, sep="/").items()}

@@ -232,7 +232,8 @@ def test_operations_and_memory_are_those_of_the_compiled_step():
     counted = sum(asked.flops.values())
     assert 1.0 <= step.cost_analysis()["flops"] / counted < 1.06
     # The state as it is made, leaf by leaf, and as the step takes it.
-    real = state.create(parts.model, optimizer, jax.random.key(0), mesh)
+    where = sharding.shardings(mesh, state.abstract(parts.model, optimizer))
+    real = state.create(parts.model, optimizer, jax.random.key(0), where)
     there = sum(x.nbytes for x in jax.tree.leaves((real.params, real.opt_state)))
     planned = asked.memory["parameters"] + asked.memory["moments of the optimiser"]
     assert planned == there

@@ -47,6 +47,8 @@ class Network:
         self.optimizer, _ = optim.build(
             name="adamw", learning_rate=3e-4, weight_decay=0.05, schedule="constant", warmup_steps=0, total_steps=1
         )
+        self.boxed = state.abstract(self.model, self.optimizer)
+        self.where = sharding.shardings(self.mesh, self.boxed)
         # Views are timed by tools/benchmark_views.py.
         self.seen: dict[str, Any] = {"normalise": augment.normaliser("none"), "mesh": self.mesh}
 
@@ -102,9 +104,8 @@ class Network:
 
     def flops(self) -> int:
         """Return the operations of one step of training."""
-        boxed = state.abstract(self.model, self.optimizer)
         return sum(
-            cost.work(self._train_step(), sharding.unbox(boxed), self._batch(), jax.random.key(0)).flops.values()
+            cost.work(self._train_step(), sharding.unbox(self.boxed), self._batch(), jax.random.key(0)).flops.values()
         )
 
     def device_memory(self) -> int | None:
@@ -112,12 +113,13 @@ class Network:
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def _state(self) -> state.TrainState:
-        return state.create(self.model, self.optimizer, jax.random.key(0), self.mesh)
+        return state.create(self.model, self.optimizer, jax.random.key(0), self.where)
 
     def _train_step(self) -> Any:
-        where = sharding.shardings(self.mesh, state.abstract(self.model, self.optimizer))
         views = augment.build({})
-        return steps.train_step(self.model.apply, self.objective, self.optimizer, views=views, where=where, **self.seen)
+        return steps.train_step(
+            self.model.apply, self.objective, self.optimizer, views=views, where=self.where, **self.seen
+        )
 
     def _batch(self) -> dict[str, jax.Array]:
         batch = {"volume": inputs.volumes(self.batch, self.side), "valid": np.ones(self.batch, bool), **self.labels}
