@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
             "batch_size": 8,  # over all devices
             "fraction": 1.0,  # share of the training subjects
             "normalise": "brain",  # z-score over the brain; "volume" over all voxels; "video"; "none"
-            "source": "shards",  # read as the run goes; "device": kept on the devices; "synthetic": noise, for timing
+            "source": "shards",  # read as the run goes; "memory", "device": kept there; "synthetic": noise, for timing
             "threads": 4,
             "prefetch": 4,  # batches read ahead
         }

@@ -17,6 +17,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Protocol
 
 import grain
@@ -78,6 +79,39 @@ def keep_freed_memory() -> None:
                 ctypes.CDLL(None).mallopt(option, value)
 
 
+class Kept:
+    """Volumes that are read once and then kept in memory, as they are stored; safe to share between threads.
+
+    Memory is taken as volumes come. Arguments and errors as of the reader, which is to give the same for every draw.
+    """
+
+    def __init__(self, reader: Volumes) -> None:
+        self.shape, self.dtype = reader.shape, reader.dtype
+        self._reader = reader
+        self._volumes = np.empty((len(reader), *reader.shape), reader.dtype)
+        self._known = np.zeros(len(reader), bool)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        # Two threads that read one volume write the same.
+        if not self._known[index]:
+            self._volumes[index] = self._reader[index]
+            self._known[index] = True
+        return self._volumes[index]
+
+    def draw(self, index: int, key: tuple[int, ...]) -> np.ndarray:
+        """Return record `index`."""
+        return self[index]
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the reader to who opened it."""
+
+
 class Batches(Iterator[Batch]):
     """Iterate over batches; `get_state` and `set_state` save and restore the position."""
 
@@ -131,11 +165,11 @@ def training_batches(
             f"data.batch_size: found {batch_size} with {len(indices)} training scans; expected at most that many; "
             "set --config.data.batch_size lower"
         )
-    order = grain.MapDataset.source(np.asarray(indices, np.int64)).seed(seed).shuffle()
-    numbers = order.batch(batch_size, drop_remainder=True).repeat()
     part = _part(batch_size, process_index, process_count)
-    load = _Loader(reader if volumes else None, targets, part, seed, len(indices) // batch_size)
-    return Batches(numbers.map_with_index(load.drawn), threads=threads, prefetch=prefetch)
+    load = _Loader(reader if volumes else None, targets, part)
+    order = _Order(indices, batch_size, seed)
+    places = grain.MapDataset.range(order.steps).repeat()
+    return Batches(places.map_with_index(lambda i, _: load.drawn(*order[i], seed)), threads=threads, prefetch=prefetch)
 
 
 def evaluation_batches(
@@ -171,19 +205,38 @@ def _part(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * size, (process_index + 1) * size)
 
 
+class _Order:
+    """The record numbers of each global batch of a training: every epoch in an order of its own.
+
+    Ours, for grain draws a record at a time, which took as long as copying the volumes of a set that is kept in memory.
+    """
+
+    def __init__(self, indices: Sequence[int], batch_size: int, seed: int) -> None:
+        self._indices, self._size, self._seed = np.asarray(indices, np.int64), batch_size, seed
+        self.steps = len(indices) // batch_size
+        # A reader's threads are in two epochs at most.
+        self._of = lru_cache(maxsize=2)(self._drawn)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        """Return the numbers of the batch at a position, and its epoch."""
+        epoch, step = divmod(position, self.steps)
+        return self._of(epoch)[step * self._size : (step + 1) * self._size], epoch
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        # Sorted by raw bits of a counter: the same with every NumPy, which its shuffle need not be.
+        key = np.array([self._seed % 2**64, epoch], np.uint64)
+        return self._indices[np.argsort(np.random.Philox(key=key).random_raw(len(self._indices)), kind="stable")]
+
+
 class _Loader:
     """Read one process's part of a batch of record numbers."""
 
-    def __init__(
-        self, reader: Volumes | None, targets: Mapping[str, np.ndarray], part: slice, seed: int = 0, epoch: int = 1
-    ) -> None:
+    def __init__(self, reader: Volumes | None, targets: Mapping[str, np.ndarray], part: slice) -> None:
         self.reader, self.targets, self.part = reader, dict(targets), part
-        self.seed, self.epoch = seed, epoch
 
-    def drawn(self, position: int, numbers: np.ndarray) -> Batch:
-        """Return the batch at a position of the training: seed, epoch and record decide what is drawn."""
-        epoch = position // self.epoch
-        return self._batch(numbers, lambda reader, number: reader.draw(number, (self.seed, epoch, number)))
+    def drawn(self, numbers: np.ndarray, epoch: int, seed: int) -> Batch:
+        """Return the batch of these numbers: seed, epoch and record decide what is drawn."""
+        return self._batch(numbers, lambda reader, number: reader.draw(number, (seed, epoch, number)))
 
     def __call__(self, numbers: np.ndarray) -> Batch:
         return self._batch(numbers, lambda reader, number: reader[number])

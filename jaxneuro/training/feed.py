@@ -1,8 +1,10 @@
-"""How volumes come to the devices: read from shards as the run goes, kept there whole, or not read at all."""
+"""How volumes come to the devices: read as the run goes, kept in memory here or there, or not read at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from jaxneuro.training import sharding
 from jaxneuro.training.experiment import Experiment
 
 Put = Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
-#: Of a device's memory, so much may hold volumes; weights and activations want the rest.
+#: Of a device's memory, or of a machine's, so much may hold volumes; weights and activations want the rest.
 _SHARE = 0.5
 _ROWS = 64
 
@@ -35,8 +37,11 @@ def build(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[str
     if source not in SOURCES:
         raise InputError(f"data.source: found '{source}'; expected one of {', '.join(SOURCES)}")
     put = SOURCES[source](parts, reader, mesh, reading)
+    if source == "memory":
+        reader = data.Kept(reader)
+    read = source in ("shards", "memory")
     batches = data.training_batches(
-        reader, parts.folds["train"], parts.labels, seed=parts.config.seed, volumes=source == "shards", **reading
+        reader, parts.folds["train"], parts.labels, seed=parts.config.seed, volumes=read, **reading
     )
     return batches, put
 
@@ -45,13 +50,38 @@ def _shards(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[s
     return lambda batch: sharding.put(mesh, {k: v for k, v in batch.items() if k != "index"})
 
 
-def _device(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[str, int]) -> Put:
-    """Read the training fold once; every device keeps its share, and a batch is picked from all of them."""
+def _memory(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[str, int]) -> Put:
+    """Read as from shards, each volume once: every process keeps in its memory what it has read."""
+    _refuse_drawn(parts, "memory")
+    size = len(parts.folds["train"]) * int(np.prod(reader.shape)) * reader.dtype.itemsize
+    available = _available()
+    if available and size > _SHARE * available:
+        raise InputError(
+            f"data.source: found 'memory' with {size / 2**30:.1f} GiB of volumes and {available / 2**30:.1f} GiB "
+            f"available; expected at most {_SHARE:.0%} of it; take --config.data.source=shards"
+        )
+    return _shards(parts, reader, mesh, reading)
+
+
+def _available() -> int:
+    """Return the bytes of this machine's memory that are free or can be freed, 0 where nobody says."""
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    return 0
+
+
+def _refuse_drawn(parts: Experiment, source: str) -> None:
     if parts.dataset.card.get("kind") == "video":
         raise InputError(
-            f"data.source: found 'device' with {parts.dataset.path}, whose clips are drawn anew in every epoch; "
+            f"data.source: found '{source}' with {parts.dataset.path}, whose clips are drawn anew in every epoch; "
             "expected 'shards'; or prepare with --store clips"
         )
+
+
+def _device(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[str, int]) -> Put:
+    """Read the training fold once; every device keeps its share, and a batch is picked from all of them."""
+    _refuse_drawn(parts, "device")
     numbers = np.asarray(parts.folds["train"], np.int64)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     each = -(-len(numbers) // ways)
@@ -103,6 +133,7 @@ def _synthetic(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dic
 
 SOURCES: dict[str, Callable[[Experiment, data.Volumes, Mesh, dict[str, int]], Put]] = {
     "shards": _shards,
+    "memory": _memory,
     "device": _device,
     "synthetic": _synthetic,
 }

@@ -234,6 +234,14 @@ def objectives(run: Run) -> Iterator[Result]:
             yield against(result, "MAE, 0.9 hidden", ("SimMIM, 0.9 hidden",))
 
 
+#: How our shards are read.
+FEEDS: dict[str, dict[str, Any]] = {
+    "jaxneuro, Snappy": {"compression": "snappy"},
+    "jaxneuro, no compression": {"compression": "none"},
+    "jaxneuro, kept in memory": {"compression": "snappy", "kept": True},
+}
+
+
 def feed(run: Run) -> Iterator[Result]:
     """Volumes into host batches; a call is an epoch."""
     batch, cores = min(16, run.size.volumes), machine.cores()
@@ -241,7 +249,10 @@ def feed(run: Run) -> Iterator[Result]:
         feeding.make(Path(folder), run.size.volumes, run.size.side)
         same = {"folder": folder, "batch": batch}
         sides: dict[str, tuple[str, dict[str, Any]]] = {
-            OURS: ("shards", {**same, "threads": 4}),  # as a config has by default
+            name: ("shards", {**same, "threads": 4, **how})  # as a config has by default
+            for name, how in FEEDS.items()
+        }
+        sides |= {
             "records read and copied": ("records", {**same, "threads": cores}),
             "plain bytes read and copied": ("bytes", {**same, "threads": cores}),
         }
@@ -254,8 +265,9 @@ def feed(run: Run) -> Iterator[Result]:
         result = timed(run, "input", f"{run.size.volumes} volumes", "input", sides, volumes)
     for side in result["sides"].values():
         side.pop("memory")  # that of the processes of a DataLoader is not in it
-    for others in (("records read and copied",), ("plain bytes read and copied",), MONAI):
-        against(result, OURS, others)
+    for ours in FEEDS:
+        for others in (("plain bytes read and copied",), MONAI):
+            against(result, ours, others)
     yield result
 
 

@@ -24,21 +24,26 @@ Run = Callable[[int], None]
 AHEAD = 12
 
 
+#: Of our shards -> folder of the dataset.
+COMPRESSIONS = {"snappy": "shards", "none": "larger"}
+
+
 def make(folder: Path, number: int, side: int) -> None:
-    """Write the volumes twice: as a dataset of ours (`shards`), and as plain bytes one after the other (`plain`)."""
+    """Write the volumes as datasets of ours, one a compression, and as plain bytes one after the other (`plain`)."""
     from jaxneuro import records, splits
     from jaxneuro.manifest import Scan
 
     scans = [Scan(f"s{i:05d}", content_hash=str(i)) for i in range(number)]
-    with (
-        records.Writer(folder / "shards", shape=(side, side, side, 1), records=number) as writer,
-        (folder / "plain").open("wb") as plain,
-    ):
-        for i, scan in enumerate(scans):
-            volume = inputs.brains(i, side)
-            writer.add(volume, scan)
-            plain.write(volume.tobytes())
-        writer.finish(splits=splits.make(scans), name="noise", description="balls of noise", synthetic=True)
+    for compression, name in COMPRESSIONS.items():
+        with records.Writer(
+            folder / name, shape=(side, side, side, 1), records=number, compression=compression
+        ) as writer:
+            for i, scan in enumerate(scans):
+                writer.add(inputs.brains(i, side), scan)
+            writer.finish(splits=splits.make(scans), name="noise", description="balls of noise", synthetic=True)
+    with (folder / "plain").open("wb") as plain:
+        for i in range(number):
+            plain.write(inputs.brains(i, side).tobytes())
     (folder / "made.json").write_text(json.dumps({"number": number, "side": side}))
 
 
@@ -105,16 +110,27 @@ class Feed:
 
 
 class Shards(Feed):
-    """Our shards by `data.training_batches`, with the threads and the prefetch that a config has by default."""
+    """Our shards by `data.training_batches`, with the threads and the prefetch that a config has by default.
+
+    Args:
+      folder, batch, threads: as of every feed.
+      compression: of the shards.
+      kept: whether volumes are kept in memory once they are read, as `data.source=memory` does.
+    """
+
+    def __init__(self, folder: str, batch: int, threads: int, compression: str, kept: bool = False) -> None:
+        super().__init__(folder, batch, threads)
+        self._dataset, self._kept = self.folder / COMPRESSIONS[compression], kept
 
     def batches(self) -> Iterator[Any]:
         """Iterate over batches without end."""
         from jaxneuro import data, records
 
-        with data.open_reader(records.open_dataset(self.folder / "shards")) as reader:
+        with data.open_reader(records.open_dataset(self._dataset)) as reader:
             yield from data.training_batches(
-                reader, range(self.number), {}, batch_size=self.batch, seed=0, threads=self.threads
-            )
+                data.Kept(reader) if self._kept else reader,
+                range(self.number), {}, batch_size=self.batch, seed=0, threads=self.threads,
+            )  # fmt: skip
 
 
 class Records(Feed):
