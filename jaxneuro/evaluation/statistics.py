@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.stats import binomtest
+
+
+def exact_interval(part: int, whole: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval (low, high) of a share, such as sensitivity; NaN of none.
+
+    It covers at least `level`, more on few scans. The trials must be independent: one scan a subject.
+
+    Source: Clopper and Pearson 1934.
+    """
+    if not whole:
+        return math.nan, math.nan
+    found = binomtest(part, whole).proportion_ci(level, method="exact")
+    return float(found.low), float(found.high)
 
 
 def subject_bootstrap(
@@ -38,11 +53,13 @@ def subject_bootstrap(
     rows = [np.flatnonzero(member == i) for i in range(len(names))]
     group = np.zeros(len(names)) if strata is None else np.asarray(strata)[first]
     pools = [np.flatnonzero(group == g) for g in np.unique(group)]
+    single = len(names) == len(member)  # then what is drawn are rows: a third of the time less
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {}
     for _ in range(resamples):
         sample = np.concatenate([rng.choice(pool, len(pool)) for pool in pools])
-        for name, value in statistic(np.concatenate([rows[i] for i in sample])).items():
+        chosen = first[sample] if single else np.concatenate([rows[i] for i in sample])
+        for name, value in statistic(chosen).items():
             drawn.setdefault(name, []).append(value)
     tail = (1 - level) / 2
     result = {}

@@ -78,6 +78,24 @@ def test_regression_by_hand():
     assert math.isnan(metrics.regression(np.array([60.0]), np.array([61.0]), 65.0)["r2"])
 
 
+def test_exact_interval_by_hand():
+    # All of 10: the low end p has p^10 = 0.025. None: the other way round. 1 of 2: 1 - (1 - p)^2 = 0.025 at the low
+    # end, 1 - p^2 = 0.025 at the high one.
+    low, high = statistics.exact_interval(10, 10)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+    assert statistics.exact_interval(0, 10) == (0.0, pytest.approx(1 - low))
+    assert statistics.exact_interval(1, 2) == pytest.approx((1 - math.sqrt(0.975), math.sqrt(0.975)))
+    assert all(math.isnan(v) for v in statistics.exact_interval(0, 0))
+
+
+@pytest.mark.parametrize(("part", "whole"), [(3, 7), (18, 20), (50, 200)])
+def test_an_end_of_the_exact_interval_has_its_tail(part, whole):
+    low, high = statistics.exact_interval(part, whole, level=0.9)
+    chance = lambda p, counts: sum(math.comb(whole, k) * p**k * (1 - p) ** (whole - k) for k in counts)  # noqa: E731
+    assert chance(low, range(part, whole + 1)) == pytest.approx(0.05)
+    assert chance(high, range(part + 1)) == pytest.approx(0.05)
+
+
 def test_bootstrap_of_a_mean_agrees_with_its_standard_error():
     values = np.random.default_rng(0).normal(10, 3, 400)
     found = statistics.subject_bootstrap(
