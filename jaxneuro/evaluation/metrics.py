@@ -100,12 +100,12 @@ def regression(target: np.ndarray, prediction: np.ndarray, training_mean: float)
     }
 
 
-def undefined_reason(name: str, kind: str, target: np.ndarray, classes: Sequence[str]) -> str:
-    """Say why a metric is undefined on these targets [n]."""
+def undefined_reason(name: str, kind: str, target: np.ndarray, classes: Sequence[str], *, where: str = "fold") -> str:
+    """Say why a metric is undefined on these targets [n], which are those of a fold or group."""
     if kind == "regression":
         return f"{name} is undefined: the {len(target)} targets or the predictions do not differ"
     present = [classes[int(c)] for c in np.unique(target)]
-    return f"{name} is undefined: the fold holds {' and '.join(present)} only, of {', '.join(classes)}"
+    return f"{name} is undefined: the {where} holds {' and '.join(present)} only, of {', '.join(classes)}"
 
 
 def _auc(positive: np.ndarray, score: np.ndarray) -> float:
