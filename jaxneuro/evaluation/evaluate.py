@@ -18,7 +18,7 @@ import numpy as np
 from jaxneuro import augment, manifest, records, splits, terminal
 from jaxneuro.data import open_reader
 from jaxneuro.errors import InputError
-from jaxneuro.evaluation import metrics, statistics
+from jaxneuro.evaluation import details, estimates, metrics
 from jaxneuro.manifest import Scan
 from jaxneuro.tasks import Task
 from jaxneuro.training import checkpoint, experiment, journal, loop, optim, sharding, start, state, steps, targets
@@ -103,9 +103,20 @@ def evaluate(
     with terminal.progress("intervals", len(found)) as report:
         folds = {}
         for i, (fold, (of, values)) in enumerate(found.items()):
-            folds[fold] = score_fold(
-                chosen_task, of.scans(fold), target[fold], values, threshold, mean, resamples, seed
-            )
+            scans = of.scans(fold)
+            folds[fold] = score_fold(chosen_task, scans, target[fold], values, threshold, mean, resamples, seed)
+            if scans:
+                folds[fold] |= details.describe(
+                    chosen_task,
+                    scans,
+                    target[fold],
+                    values,
+                    threshold,
+                    mean,
+                    (target["validation"], found["validation"][1]),
+                    estimates.How(resamples, seed, LEVEL),
+                    chose=fold == "validation",
+                )
             report(i + 1)
     result = {
         "task": describe_task(chosen_task),
@@ -204,7 +215,7 @@ def describe_task(task: Task) -> dict[str, Any]:
 
 
 def describe_interval(task: Task, resamples: int) -> dict[str, Any]:
-    """Return what results say of their intervals, which are those of `score_fold`."""
+    """Return what results say of the bootstrap, the method of those intervals that name no other."""
     within = "" if task.kind == "regression" else ", within classes"
     return {"method": f"percentile bootstrap over subjects{within}", "resamples": resamples, "level": LEVEL}
 
@@ -358,31 +369,10 @@ def score_fold(
     if not scans:
         return described | {"reason": "the fold is empty"}
 
-    def statistic(rows: np.ndarray) -> dict[str, float]:
-        if task.kind == "binary":
-            assert threshold is not None
-            return metrics.binary(target[rows], predictions[rows, 0], threshold["value"])
-        if task.kind == "multiclass":
-            return metrics.multiclass(target[rows], predictions[rows])
-        return metrics.regression(target[rows], predictions[rows, 0], mean)
-
-    values = statistic(np.arange(len(target)))
-    intervals = statistics.subject_bootstrap(
-        statistic,
-        [s.subject for s in scans],
-        None if task.kind == "regression" else target,
-        resamples=resamples,
-        level=LEVEL,
-        seed=seed,
-    )
-    for name, value in values.items():
-        if math.isnan(value):
-            reason = metrics.undefined_reason(name, task.kind, target, task.classes)
-            described["metrics"][name] = {"value": None, "low": None, "high": None, "reason": reason}
-        else:
-            low, high = (None if math.isnan(v) else v for v in intervals[name])
-            described["metrics"][name] = {"value": value, "low": low, "high": high}
-    return described
+    how = estimates.How(resamples, seed, LEVEL)
+    value = threshold["value"] if threshold else None
+    subjects = [s.subject for s in scans]
+    return described | {"metrics": estimates.of_task(task, subjects, target, predictions, value, mean, how)}
 
 
 def _cell(value: Any) -> Any:
