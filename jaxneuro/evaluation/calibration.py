@@ -111,7 +111,9 @@ def reliability(
       For each bin, in order: "predicted" (mean), "observed" (share of class 1), "low", "high", "scans".
     """
     positive, probability = np.asarray(target) == 1, np.asarray(probability, np.float64)
-    edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins)) if len(probability) else []
+    if not len(probability):
+        return []
+    edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins))
     member = np.searchsorted(edges, probability, side="left")
     points = []
     for number in np.unique(member):

@@ -92,21 +92,21 @@ def compare(
     positive = np.asarray(target) == 1
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
-        return Difference(*[math.nan] * 7)
+        return Difference(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
     a, b = _placements(positive, first), _placements(positive, second)
-    values = [float(of_positives.sum()) / (m * n) for of_positives, _ in (a, b)]
-    difference = values[0] - values[1]
+    auc_a, auc_b = float(a[0].sum()) / (m * n), float(b[0].sum()) / (m * n)
+    difference = auc_a - auc_b
     # The variance of the differences is that of both less twice their covariance, without its rounding.
     variance = _variance(a[0] - b[0], a[1] - b[1])
     if variance > 0:
         error = math.sqrt(variance)
         half, z = float(norm.isf((1 - level) / 2)) * error, difference / error
         p = float(2 * norm.sf(abs(z)))
-        return Difference(*values, difference, max(-1.0, difference - half), min(1.0, difference + half), z, p)
+        return Difference(auc_a, auc_b, difference, max(-1.0, difference - half), min(1.0, difference + half), z, p)
     alike = np.array_equal(_ranks(first), _ranks(second))
     end = 0.0 if alike else math.nan
     z, p = (0.0, 1.0) if difference == 0 else (math.nan, math.nan)
-    return Difference(*values, difference, end, end, z, p)
+    return Difference(auc_a, auc_b, difference, end, end, z, p)
 
 
 def _check(subjects: Sequence[str]) -> None:
