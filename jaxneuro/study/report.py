@@ -281,8 +281,10 @@ def how(metrics: Mapping[str, Any], folds: Mapping[str, Fold]) -> list[str]:
             "; applied unchanged to every fold; a probability at or above it is called "
             f" {(metrics['task']['classes'] or ('0', '1'))[1]}."
         )
+    others = tables.other_intervals(metrics)
     said.append(
         f"Intervals: {tables.level(metrics)}, {interval['method']}, {interval['resamples']:,} resamples. "
+        f"{f'In folds of one scan a subject, some metrics have others ({others}). ' if others else ''}"
         "They cover the choice of scans, not the noise of training again with another seed."
     )
     said.append(sessions(metrics))

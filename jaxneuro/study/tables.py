@@ -142,6 +142,17 @@ def level(metrics: Mapping[str, Any]) -> str:
     return f"{100 * metrics['interval']['level']:g} %"
 
 
+def other_intervals(metrics: Mapping[str, Any]) -> str:
+    """Name the metrics whose interval is not the bootstrap's, by method; "" where there are none."""
+    named: dict[str, list[str]] = {}
+    for fold in fold_order(metrics["folds"]):
+        for name, entry in metrics["folds"][fold]["metrics"].items():
+            method = entry.get("method", "bootstrap")
+            if method != "bootstrap" and METRIC_NAMES.get(name, name) not in named.setdefault(method, []):
+                named[method].append(METRIC_NAMES.get(name, name))
+    return "; ".join(f"{', '.join(names)}: {method}" for method, names in named.items())
+
+
 def summary(metrics: Mapping[str, Any]) -> Table:
     """Sum up one evaluation: a row for each fold with its size and its main metric."""
     table = summary_of_runs([("", metrics)])

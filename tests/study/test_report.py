@@ -250,6 +250,17 @@ def test_page_says_where_the_numbers_come_from(binary):
     assert "has changed" not in said
 
 
+def test_page_names_the_intervals_that_are_not_the_bootstraps(tmp_path):
+    run, _ = make_run(tmp_path / "run")
+    edit(
+        run / "evaluation/metrics.json",
+        lambda metrics: metrics["folds"]["test"]["metrics"]["roc_auc"].update(method="DeLong"),
+    )
+    said = " ".join(report.how(report.gather(run)["metrics"], {}))
+    expected = "2,000 resamples. In folds of one scan a subject, some metrics have others (ROC AUC: DeLong). They cover"
+    assert expected in said
+
+
 def test_figures_carry_their_numbers_in_words(binary):
     roc, ad_curve, scatter, age_curve = binary["page"].labels
     assert roc.startswith("ROC curves of AD against CN. test: AUC ")

@@ -124,6 +124,17 @@ def test_all_metrics_lists_reasons_once():
     assert table.notes == ("out-of-distribution: undefined: the fold holds one class (CN)",)
 
 
+def test_intervals_that_are_not_the_bootstraps_are_named():
+    def by(method):
+        return value(0.8, 0.7, 0.9) | {"method": method}
+
+    scores = {"roc_auc": by("DeLong"), "accuracy": by("Clopper-Pearson"), "balanced_accuracy": by("bootstrap")}
+    undefined = {"roc_auc": {"value": None, "reason": "r"}, "sensitivity": by("Clopper-Pearson")}
+    metrics = evaluation(test=(60, 60, scores), ood=(40, 40, scores | undefined))
+    assert tables.other_intervals(metrics) == "ROC AUC: DeLong; Accuracy, Sensitivity: Clopper-Pearson"
+    assert tables.other_intervals(evaluation(test=(60, 60, {"roc_auc": value(0.8, 0.7, 0.9)}))) == ""
+
+
 def test_confusion_counts_at_the_threshold_include_the_threshold():
     target = np.array([1, 1, 1, 0, 0, 0, 0])
     prediction = np.array([0.9, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3])
