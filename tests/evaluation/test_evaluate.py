@@ -49,6 +49,12 @@ def test_predictions_hold_every_scan_once_and_agree_with_the_metrics(run, boxes,
             auc = described["metrics"]["roc_auc"]
             assert auc["value"] == pytest.approx(roc_auc_score(target, probability))
             assert auc["low"] <= auc["value"] <= auc["high"]
+            assert auc["method"].startswith(("DeLong", "Newcombe"))
+        assert {"groups", "calibration", "operating_points"} <= set(described)
+        assert sum(group["scans"] for group in described["groups"]["site"].values()) == len(inside)
+        at = described["operating_points"]["validation"]
+        assert (at["threshold"], at["optimistic"]) == (result["threshold"]["value"], fold == "validation")
+        assert at["metrics"]["sensitivity"] == described["metrics"]["sensitivity"]
         called = probability >= result["threshold"]["value"]
         assert described["metrics"]["accuracy"]["value"] == pytest.approx((called == target).mean())
     assert result["threshold"]["chosen_on"] == "validation"
