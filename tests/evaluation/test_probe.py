@@ -84,7 +84,8 @@ def test_labels_that_are_a_linear_function_of_the_features_are_read(many):
     for fold in ("test", "ood"):
         found = told["folds"][fold]["metrics"]
         assert {name: m["value"] for name, m in found.items()} == dict.fromkeys(found, 1.0)
-        assert (found["roc_auc"]["low"], found["roc_auc"]["high"]) == (1.0, 1.0)
+        # A perfect score of some 50 scans is not known to be perfect: the interval has a width.
+        assert 0.85 < found["roc_auc"]["low"] < found["roc_auc"]["high"] == 1.0
     # Every penalty separates the classes: the largest wins.
     assert (told["penalty"], told["validation"]) == (1e4, 1.0)
     assert told["threshold"]["chosen_on"] == "validation"
