@@ -42,7 +42,7 @@ def auc(target: np.ndarray, score: np.ndarray, subjects: Sequence[str], *, level
 
     The interval is AUC +/- z standard errors, clipped to [0, 1], as pROC's `ci.auc` has it. Where DeLong's variance
     says nothing (all pairs are in order, all scores are equal, or a class has one scan), Newcombe's method 5 stands in:
-    it is defined there, and not of width 0.
+    it is defined there, not of width 0, and conservative. Just below 1, DeLong's interval of few scans is too narrow.
 
     Args:
       target: [n], 0 or 1.

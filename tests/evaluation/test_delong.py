@@ -114,6 +114,14 @@ def test_a_perfect_score_has_an_interval_all_the_same(sign):
     assert 0.05 < abs(outer - inner) < 0.5
 
 
+def test_the_interval_of_a_perfect_score_is_wide_enough():
+    """If the truth were its low end, few scores would be perfect: no more than half of 5 %."""
+    target, rng = np.repeat([0, 1], 10), np.random.default_rng(0)
+    shift = math.sqrt(2) * norm.ppf(delong.auc(target, target, names(20)).low)
+    zeros, ones = rng.normal(size=(2, 10_000, 10))
+    assert 0 < (ones.min(axis=1) + shift > zeros.max(axis=1)).mean() < 0.025
+
+
 def test_equal_scores_and_a_class_of_one_have_wide_intervals():
     found = delong.auc(np.repeat([0, 1], 10), np.zeros(20), names(20))
     assert found.value == 0.5
