@@ -179,6 +179,39 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_probe)
 
     p = verbs.add_parser(
+        "occlusion",
+        help="maps of where a run's output comes from: a patch slid over the volume, or gradients",
+        epilog="docs/explain.md says what the maps mean and how they are scored.",
+    )
+    p.add_argument("workdir", type=Path, metavar="RUN", help="folder of a run")
+    p.add_argument("--task", help="of a run that learnt several (default: the main one)")
+    p.add_argument("--class", dest="of", metavar="CLASS", help="to explain (default: of two the second, else its own)")
+    p.add_argument("--probability", action="store_true", help="explain the probability in place of the logit")
+    p.add_argument("--fold", default="test", help="train, validation, test (default) or ood")
+    p.add_argument("--scans", type=_positive, default=10, help="of each class (default: 10)")
+    p.add_argument("--seed", type=int, default=0, help="of the scans drawn, and of what maps are compared with")
+    p.add_argument("--out", type=Path, help="folder for the results (default: METHOD-TASK in the run's)")
+    p.add_argument("--each", action="store_true", help="write the map of every scan, too")
+    p.add_argument("--no-pictures", action="store_true", help="write no PNG")
+    made = p.add_argument_group("how maps are made")
+    made.add_argument("--method", default="occlusion", help="occlusion (default) or gradient")
+    made.add_argument("--patch", type=_voxels, metavar="N[,N,N]", help="voxels (default: an eighth of the volume)")
+    made.add_argument("--stride", type=_voxels, metavar="N[,N,N]", help="voxels (default: half a patch)")
+    made.add_argument("--value", type=float, help="of hidden voxels, once normalised (default: the background's)")
+    made.add_argument("--coarse", type=int, default=1, metavar="K", help="try every Kth position first (default: 1)")
+    made.add_argument("--quantile", type=float, default=0.9, help="then those at voxels above it (default: 0.9)")
+    made.add_argument("--batch-size", type=_positive, help="copies at once (default: 64, on CPUs 16)")
+    known = p.add_argument_group("what maps are laid beside")
+    known.add_argument("--atlas", type=Path, metavar="FILE", help="NIfTI of numbered regions in MNI152 space")
+    known.add_argument("--labels", type=Path, metavar="FILE", help="CSV or TSV of its regions: index, name")
+    known.add_argument(
+        "--truth", type=Path, metavar="FILE", help="NIfTI of where the effect is (default: a synthetic cohort's own)"
+    )
+    known.add_argument("--tolerance", type=float, default=5.0, metavar="MM", help="of the pointing game (default: 5)")
+    known.add_argument("--untrained", action="store_true", help="go through it with an untrained network, too")
+    p.set_defaults(run=_occlusion)
+
+    p = verbs.add_parser(
         "info",
         help="describe a dataset or weights (and check them), or a model; or plan a run",
         epilog="Any value of the config of a plan can be set: --config.data.batch_size=64",
@@ -255,6 +288,13 @@ def _triple(text: str) -> tuple[int, int, int]:
     except ValueError as e:
         raise argparse.ArgumentTypeError(f"found '{text}'; expected three numbers such as 80,80,80") from e
     return d, h, w
+
+
+def _voxels(text: str) -> list[int]:
+    parts = [v.strip() for v in text.split(",")]
+    if len(parts) not in (1, 3) or not all(v.isdecimal() for v in parts):
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected a number of voxels such as 10, or three")
+    return [int(v) for v in parts]
 
 
 def _positive(text: str) -> int:
@@ -448,6 +488,39 @@ def _probe(args: argparse.Namespace, rest: Sequence[str]) -> None:
     runtime.start()
     result = probe.probe(args.workdir, config, args.out, features=args.features, resamples=args.resamples)
     terminal.say(tables.to_rich(tables.probe(result)))
+
+
+def _occlusion(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.evaluation import occlusion
+    from jaxneuro.study import tables
+    from jaxneuro.training import runtime
+
+    runtime.start()
+    settings = occlusion.Settings(
+        **{k: getattr(args, k) for k in ("method", "patch", "stride", "value", "coarse", "quantile", "batch_size")}
+    )
+    same = (
+        "task",
+        "fold",
+        "scans",
+        "of",
+        "probability",
+        "atlas",
+        "labels",
+        "truth",
+        "untrained",
+        "each",
+        "seed",
+        "out",
+    )
+    result = occlusion.occlusion(
+        args.workdir,
+        settings,
+        tolerance_mm=args.tolerance,
+        draw=not args.no_pictures,
+        **{k: getattr(args, k) for k in same},
+    )
+    terminal.say(tables.to_rich(tables.maps(result)))
 
 
 def _info(args: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -22,7 +22,8 @@ def fails(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "verb", ["cohort", "prepare", "train", "evaluate", "probe", "info", "convert", "export", "report", "demo"]
+    "verb",
+    ["cohort", "prepare", "train", "evaluate", "probe", "occlusion", "info", "convert", "export", "report", "demo"],
 )
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as done:

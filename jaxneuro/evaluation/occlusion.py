@@ -74,6 +74,8 @@ def occlusion(
     """
     began = time.perf_counter()
     workdir, settings = Path(workdir), settings or Settings()
+    if not tolerance_mm >= 0:
+        raise InputError(f"--tolerance: found {tolerance_mm:g} mm; expected 0 or more")
     if draw:
         pictures.check()
     config, parts = evaluate.open_run(workdir)
@@ -208,7 +210,7 @@ def _compare(
     if whole is None:
         return {"reason": "the region holds no voxel of the brain, or all of it"}
     of_scans = [against(b) for b in brains]
-    told: dict[str, Any] = {"chance": whole.share}
+    told: dict[str, Any] = {"chance": {"share": whole.share, "hit": whole.near}}
     for name, (mean, single) in maps.items():
         found = [scores.score(m, t) for m, t in zip(single, of_scans, strict=True) if t]
         told[name] = {"group_map": scores.score(mean, whole), "mean_of_scans": scores.mean(found) if found else None}

@@ -226,6 +226,34 @@ def probe(result: Mapping[str, Any]) -> Table:
     return Table(f"Probe: task {result['task']['name']}, features of {model['name']}", columns, tuple(rows), notes)
 
 
+def maps(result: Mapping[str, Any]) -> Table:
+    """Compare maps with where the effect is, a row for each group and network; without a truth, tell their peaks."""
+    rows: list[tuple[str, ...]] = []
+    title = f"{result['method'].capitalize()} of the {result['explains']}: task {result['task']['name']}"
+    scored = {group: told["truth"] for group, told in result["groups"].items() if "trained" in told.get("truth", {})}
+    if not scored:
+        for group, told in result["groups"].items():
+            rows.append((group, f"{told['scans']:,}", " ".join(f"{v:.0f}" for v in told["peak_mm"])))
+        return Table(title, ("Group", "Scans", "Peak, mm"), tuple(rows))
+    for group, truth in scored.items():
+        scans = f"{result['groups'][group]['scans']:,}"
+        for network in ("trained", "untrained"):
+            if network in truth:
+                whole, single = truth[network]["group_map"], truth[network]["mean_of_scans"] or {}
+                values = (whole["share"], whole["auc"], whole["distance_mm"], single.get("share"), single.get("hit"))
+                rows.append((group, scans, network, *(number(v) for v in values)))
+        drawn, chance = truth["random"]["mean"], truth["chance"]
+        values = (drawn["share"], drawn["auc"], drawn["distance_mm"], chance["share"], chance["hit"])
+        rows.append((group, scans, "chance", *(number(v) for v in values)))
+    notes = (
+        "Of the group's map: share of positive values in the region; AUC of values; mm from the peak to the region.",
+        f"*: mean over single scans; a hit has its peak in the region or within {result['tolerance_mm']:g} mm of it.",
+        "Chance: of random maps as smooth; of *, a peak anywhere in the brain.",
+    )
+    columns = ("Group", "Scans", "Network", "Share", "AUC", "Away", "Share*", "Hits*")
+    return Table(title, columns, tuple(rows), notes)
+
+
 def interval_width(metric: Mapping[str, Any] | None) -> float | None:
     """Measure an interval from end to end; None when there is none."""
     low, high = ((metric or {}).get(end) for end in ("low", "high"))

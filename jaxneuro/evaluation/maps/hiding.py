@@ -97,6 +97,24 @@ def grid(size: Triple, patch: Triple, stride: Triple) -> Grid:
     return Grid(size, patch, (starts[0], starts[1], starts[2]))
 
 
+def coarse_positions(where: Grid, coarse: int) -> list[np.ndarray]:
+    """Return, along each axis, the numbers of every so-manieth position and of the last.
+
+    Raises:
+      InputError: they leave voxels out.
+    """
+    found = []
+    for axis, length, starts in zip(_AXES, where.patch, where.starts, strict=True):
+        chosen = np.unique([*range(0, len(starts), coarse), len(starts) - 1])
+        if np.diff(starts[chosen]).max(initial=0) > length:
+            raise InputError(
+                f"--coarse: found {coarse}, which leaves out voxels along {axis} between patches of {length}; expected "
+                f"at most {length // int(np.diff(starts).max())}, patch over stride"
+            )
+        found.append(chosen)
+    return found
+
+
 def spread(where: Grid, values: np.ndarray) -> np.ndarray:
     """Return for each voxel the mean of the values of the positions that cover it.
 
@@ -184,15 +202,9 @@ def differences(
       InputError: the coarse positions leave voxels out.
     """
     changes = _changing(where, volume, value)
-    first = np.ix_(*(_every(starts, coarse) for starts in where.starts))
+    first = np.ix_(*coarse_positions(where, coarse))
     now = np.zeros(where.shape, bool)
     now[first] = True
-    for axis, length, starts in zip(_AXES, where.patch, where.starts, strict=True):
-        if np.diff(starts[_every(starts, coarse)]).max(initial=0) > length:
-            raise InputError(
-                f"--coarse: found {coarse}, which leaves out voxels along {axis} between patches of {length}; expected "
-                f"at most {length // int(np.diff(starts).max())}, patch over stride"
-            )
     corners, values = where.corners(), np.where(changes, np.nan, 0.0)
     nothing = np.array([where.size], np.int32)
     done = 0
@@ -225,11 +237,6 @@ def differences(
         # Elsewhere the coarse positions say what there is, without those known to be 0 between them.
         values[~tried & ~near] = np.nan
     return Differences(output, values, done)
-
-
-def _every(starts: np.ndarray, coarse: int) -> np.ndarray:
-    """Return the numbers of every so-manieth start, and of the last."""
-    return np.unique([*range(0, len(starts), coarse), len(starts) - 1])
 
 
 def _over(covers: list[np.ndarray], values: np.ndarray) -> np.ndarray:

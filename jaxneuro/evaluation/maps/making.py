@@ -60,7 +60,9 @@ class Settings:
             raise InputError(f"--value: found {self.value}; expected a number")
         patch = _three(self.patch or [max(n // 8, 1) for n in size], "--patch")
         stride = _three([-(-p // 2) for p in patch] if self.stride is None else self.stride, "--stride")
-        return hiding.grid(size, patch, stride)
+        grid = hiding.grid(size, patch, stride)
+        hiding.coarse_positions(grid, self.coarse)
+        return grid
 
     def describe(self, size: Triple) -> dict[str, Any]:
         """Return what results say of an occlusion of volumes of a size."""
@@ -186,9 +188,7 @@ def _differentiate(
 
 
 def _three(values: Sequence[int], flag: str) -> Triple:
-    numbers = [int(v) for v in values]
-    if len(numbers) == 1:
-        numbers *= 3
+    numbers = [int(v) for v in values] * (3 if len(values) == 1 else 1)
     if len(numbers) != 3 or min(numbers) < 1:
         raise InputError(f"{flag}: found {','.join(map(str, numbers))}; expected one number of voxels, or three")
     return numbers[0], numbers[1], numbers[2]

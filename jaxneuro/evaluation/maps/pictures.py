@@ -53,23 +53,21 @@ def overlay(path: Path, values: nib.Nifti1Image, behind: nib.Nifti1Image, title:
         bounds = {"vmin": -largest if signed else 0.0, "vmax": largest} if largest else {}
         look = {
             "bg_img": behind, "threshold": _LEAST * largest, "cmap": "cold_hot" if signed else "inferno",
-            "black_bg": False, "figure": figure, "annotate": True, "draw_cross": True, **bounds,
+            "black_bg": False, "figure": figure, "draw_cross": False, **bounds,
         }  # fmt: skip
-        top = plotting.plot_stat_map(
+        plotting.plot_stat_map(
             values, cut_coords=tuple(at), display_mode="ortho", axes=(0.0, 0.42, 1.0, 0.5), colorbar=True, **look
         )
         low, high = (
             values.affine[2, 3] + values.affine[2, 2] * n for n in (0.15 * data.shape[2], 0.85 * data.shape[2])
         )
-        below = plotting.plot_stat_map(
+        plotting.plot_stat_map(
             values,
             cut_coords=np.linspace(low, high, 7).tolist(),
             display_mode="z",
             axes=(0.0, 0.02, 1.0, 0.36),
-            **{**look, "draw_cross": False},
             colorbar=False,
+            **look,
         )
         figure.suptitle(title, fontsize=11)
         figure.savefig(path, dpi=110)
-        top.close()
-        below.close()

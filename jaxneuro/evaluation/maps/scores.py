@@ -34,6 +34,11 @@ class Truth(NamedTuple):
         """The region's share of the brain: what a map scores that says nothing."""
         return float(self.region.sum() / self.brain.sum())
 
+    @property
+    def near(self) -> float:
+        """The share of the brain that counts as a hit: the hits of a peak that lies anywhere."""
+        return float((self.away_mm[self.brain] <= self.tolerance_mm).mean())
+
 
 def truth(brain: np.ndarray, region: np.ndarray, voxel_mm: np.ndarray, tolerance_mm: float) -> Truth | None:
     """Return what maps are scored against; None where no voxel of the brain, or every one, lies in the region."""

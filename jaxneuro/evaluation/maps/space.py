@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def onto(space: Space, path: Path, flag: str) -> np.ndarray:
         values = np.asarray(there.dataobj)
     except FileNotFoundError as e:
         raise InputError(f"{flag}: {path}: no such file; expected a NIfTI image") from e
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as e:
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as e:
         raise InputError(f"{flag}: {path}: found no NIfTI image ({str(e).splitlines()[0]}); expected one") from e
     values = values.reshape(values.shape[:3]) if values.ndim > 3 and values[0, 0, 0].size == 1 else values
     if values.ndim != 3:
