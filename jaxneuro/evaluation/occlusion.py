@@ -110,9 +110,10 @@ def occlusion(
     means = {n: {g: f.maps[rows].mean(0) for g, rows in groups.items()} for n, f in found.items()}
     brains = (volumes != 0).any(-1)
     hides = settings.method == "occlusion"
+    brain_of = {g: brains[rows].mean(0) >= 0.5 for g, rows in groups.items()}
     told: dict[str, Any] = {}
     for group, rows in groups.items():
-        brain = brains[rows].mean(0) >= 0.5
+        brain = brain_of[group]
         told[group] = {"scans": len(rows), "peak_mm": _peak(means["trained"][group], brain, there)}
         if group in places:
             files, place = places[group]
@@ -136,16 +137,14 @@ def occlusion(
             if draw:
                 title = f"{explained.what}, {group}, n = {len(groups[group])}, {fold}"
                 title += "" if name == "trained" else f" ({name} network)"
-                pictures.overlay(out / f"{file}.png", image, behind, title, signed=hides)
+                pictures.overlay(out / f"{file}.png", image, behind, brain_of[group], title, signed=hides)
     if each:
         for values, i in zip(found["trained"].maps, numbers, strict=True):
             scan = parts.dataset.scans[i]
             nib.save(space.image(there, values), out / f"{_file_name(f'scan-{scan.subject}_{scan.session}')}.nii.gz")
     if regions is not None:
-        brain = brains.mean(0) >= 0.5
-        scores.write_regions(
-            out / "regions.csv", list(scores.regions(means["trained"], brain, regions, names, there.voxel_mm))
-        )
+        rows_of = list(scores.regions(means["trained"], brain_of["all"], regions, names, there.voxel_mm))
+        scores.write_regions(out / "regions.csv", rows_of)
     result = {
         "method": settings.method,
         "task": evaluate.describe_task(explained.task),

@@ -235,22 +235,24 @@ def maps(result: Mapping[str, Any]) -> Table:
         for group, told in result["groups"].items():
             rows.append((group, f"{told['scans']:,}", " ".join(f"{v:.0f}" for v in told["peak_mm"])))
         return Table(title, ("Group", "Scans", "Peak, mm"), tuple(rows))
+    of_map = ("share", "auc", "size_share", "size_auc", "distance_mm")
     for group, truth in scored.items():
         scans = f"{result['groups'][group]['scans']:,}"
         for network in ("trained", "untrained"):
             if network in truth:
                 whole, single = truth[network]["group_map"], truth[network]["mean_of_scans"] or {}
-                values = (whole["share"], whole["auc"], whole["distance_mm"], single.get("share"), single.get("hit"))
-                rows.append((group, scans, network, *(number(v) for v in values)))
-        drawn, chance = truth["random"]["mean"], truth["chance"]
-        values = (drawn["share"], drawn["auc"], drawn["distance_mm"], chance["share"], chance["hit"])
-        rows.append((group, scans, "chance", *(number(v) for v in values)))
+                cells = (*(whole[k] for k in of_map), single.get("hit"))
+                rows.append((group, scans, network, *(number(v) for v in cells)))
+        drawn = truth["random"]["mean"]
+        cells = (*(drawn[k] for k in of_map), truth["chance"]["hit"])
+        rows.append((group, scans, "chance", *(number(v) for v in cells)))
     notes = (
-        "Of the group's map: share of positive values in the region; AUC of values; mm from the peak to the region.",
-        f"*: mean over single scans; a hit has its peak in the region or within {result['tolerance_mm']:g} mm of it.",
-        "Chance: of random maps as smooth; of *, a peak anywhere in the brain.",
+        "Share of the map's positive values that lie in the region, and AUC of its values;",
+        "|.|: of absolute values; mm from the map's peak to the region;",
+        f"hits: share of scans whose peak is in the region or within {result['tolerance_mm']:g} mm.",
+        "Chance: of random maps; of hits, that of a peak anywhere in the brain.",
     )
-    columns = ("Group", "Scans", "Network", "Share", "AUC", "Away", "Share*", "Hits*")
+    columns = ("Group", "Scans", "Network", "Share", "AUC", "|Share|", "|AUC|", "mm", "Hits")
     return Table(title, columns, tuple(rows), notes)
 
 

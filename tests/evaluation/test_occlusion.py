@@ -166,6 +166,9 @@ def test_scores_by_hand():
     positive = np.maximum(values, 0)
     assert found["share"] == pytest.approx((positive[1, 1, 1] + 3.0) / positive[brain].sum())
     assert found["auc"] == pytest.approx(roc_auc_score(region[brain], values[brain]))
+    size = np.abs(values)
+    assert found["size_share"] == pytest.approx((size[1, 1, 1] + 3.0) / size[brain].sum())
+    assert found["size_auc"] == pytest.approx(roc_auc_score(region[brain], size[brain]))
     assert found["distance_mm"] == pytest.approx(2 * np.sqrt(1 + 4))  # 3,3,1 is 1 and 2 voxels from 2,1,1
     assert found["hit"] == 0.0
     values[3, 1, 1] = 5.0  # as large, and one voxel from the region

@@ -24,22 +24,28 @@ def check() -> None:
         import nilearn.plotting  # noqa: F401
 
 
-def overlay(path: Path, values: nib.Nifti1Image, behind: nib.Nifti1Image, title: str, *, signed: bool) -> None:
-    """Draw three cuts through the largest value of a map, and below them seven from above, over the mean image.
+def overlay(
+    path: Path, values: nib.Nifti1Image, behind: nib.Nifti1Image, brain: np.ndarray, title: str, *, signed: bool
+) -> None:
+    """Draw three cuts through the largest value of a map in the brain, and below them seven from above.
 
     Args:
       path: a PNG file to write.
-      values: the map; below a quarter of its largest absolute value it is not drawn.
+      values: the map [d, h, w]; what is below a quarter of its largest absolute value is not drawn.
       behind: the image to draw it on.
+      brain: bool [d, h, w]; outside of it nothing is drawn.
       title: of the picture.
       signed: whether values below 0 mean something.
     """
     import matplotlib
 
-    data = np.asarray(values.dataobj)
+    data = np.where(brain, np.asarray(values.dataobj), 0)
     largest = float(np.abs(data).max())
-    peak = np.unravel_index(np.abs(data).argmax() if signed else data.argmax(), data.shape)
+    peak = np.unravel_index(np.where(brain, data, -np.inf).argmax(), data.shape)
     at = nib.affines.apply_affine(values.affine, peak)
+    inside = np.flatnonzero(brain.any((0, 1)))
+    heights = values.affine[2, 3] + values.affine[2, 2] * np.quantile(inside, np.linspace(0.1, 0.9, 7))
+    values = nib.Nifti1Image(data.astype(np.float32), values.affine)
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")  # nilearn's, about empty maps and thresholds
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,12 +64,9 @@ def overlay(path: Path, values: nib.Nifti1Image, behind: nib.Nifti1Image, title:
         plotting.plot_stat_map(
             values, cut_coords=tuple(at), display_mode="ortho", axes=(0.0, 0.42, 1.0, 0.5), colorbar=True, **look
         )
-        low, high = (
-            values.affine[2, 3] + values.affine[2, 2] * n for n in (0.15 * data.shape[2], 0.85 * data.shape[2])
-        )
         plotting.plot_stat_map(
             values,
-            cut_coords=np.linspace(low, high, 7).tolist(),
+            cut_coords=heights.tolist(),
             display_mode="z",
             axes=(0.0, 0.02, 1.0, 0.36),
             colorbar=False,

@@ -54,28 +54,38 @@ def score(values: np.ndarray, against: Truth) -> dict[str, float | None]:
 
     Returns:
       share: of the sum of its positive values, that in the region; chance is `Truth.share`. None without any.
+      auc: area under the ROC curve of its values for telling the region's voxels from others; chance is 0.5.
+      size_share, size_auc: the same of absolute values: hiding what is lost already can make it look more lost.
       hit: the share of its largest voxels, of which an occlusion map has many alike, that lie in the region or within
         the tolerance: the pointing game (Zhang et al. 2018).
       distance_mm: from its largest voxels to the region, mean.
-      auc: area under the ROC curve of its values for telling the region's voxels from others; chance is 0.5.
     """
-    inside, here = values[against.brain], against.region[against.brain]
-    positive = np.maximum(inside, 0).astype(np.float64)
-    total = positive.sum()
+    inside, here = values[against.brain].astype(np.float64), against.region[against.brain]
     away = against.away_mm[against.brain][inside == inside.max()]
-    n = int(here.sum())
-    # Of Mann and Whitney: the mean rank of the region's voxels, ties shared.
-    ranks = stats.rankdata(inside)[here].sum()
+    size = np.abs(inside)
     return {
-        "share": float(positive[here].sum() / total) if total > 0 else None,
+        "share": _share(np.maximum(inside, 0), here),
+        "auc": _auc(inside, here),
+        "size_share": _share(size, here),
+        "size_auc": _auc(size, here),
         "hit": float((away <= against.tolerance_mm).mean()),
         "distance_mm": float(away.mean()),
-        "auc": float((ranks - n * (n + 1) / 2) / (n * (len(here) - n))),
     }
 
 
+def _share(values: np.ndarray, here: np.ndarray) -> float | None:
+    total = values.sum()
+    return float(values[here].sum() / total) if total > 0 else None
+
+
+def _auc(values: np.ndarray, here: np.ndarray) -> float:
+    # Of Mann and Whitney: from the ranks of the region's voxels, ties shared.
+    n = int(here.sum())
+    return float((stats.rankdata(values)[here].sum() - n * (n + 1) / 2) / (n * (len(here) - n)))
+
+
 def by_chance(where: hiding.Grid | None, against: Truth, draws: int, seed: int) -> dict[str, Any]:
-    """Return how random maps score: the mean of each score, and the 95th percentile of `share` and `auc`.
+    """Return how random maps score: the mean of each score, and the 95th percentile of shares and AUCs.
 
     Args:
       where: the positions of an occlusion map, each of which gets a normal value, so that the map is as smooth; None
@@ -96,7 +106,7 @@ def by_chance(where: hiding.Grid | None, against: Truth, draws: int, seed: int) 
     return {
         "draws": draws,
         "mean": {k: float(v.mean()) for k, v in columns.items()},
-        "percentile_95": {k: float(np.percentile(columns[k], 95)) for k in ("share", "auc")},
+        "percentile_95": {k: float(np.percentile(v, 95)) for k, v in columns.items() if "share" in k or "auc" in k},
     }
 
 
