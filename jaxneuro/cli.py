@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--each", action="store_true", help="write the map of every scan, too")
     p.add_argument("--no-pictures", action="store_true", help="write no PNG")
     made = p.add_argument_group("how maps are made")
-    made.add_argument("--method", default="occlusion", help="occlusion (default) or gradient")
+    made.add_argument("--method", default="occlusion", help="occlusion (default), gradient or rollout")
     made.add_argument("--patch", type=_voxels, metavar="N[,N,N]", help="voxels (default: an eighth of the volume)")
     made.add_argument("--stride", type=_voxels, metavar="N[,N,N]", help="voxels (default: half a patch)")
     made.add_argument("--value", type=float, help="of hidden voxels, once normalised (default: the background's)")

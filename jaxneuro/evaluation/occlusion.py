@@ -17,7 +17,7 @@ from jaxneuro import interop, terminal
 from jaxneuro.data import open_reader
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
-from jaxneuro.evaluation.maps import chosen, hiding, making, pictures, scores, space
+from jaxneuro.evaluation.maps import chosen, hiding, making, pictures, rollout, scores, space
 from jaxneuro.evaluation.maps.making import Settings
 from jaxneuro.tasks import Task
 from jaxneuro.training import experiment, journal, sharding
@@ -87,6 +87,8 @@ def occlusion(
     explained = chosen.explain(parts, task, of, probability)
     there = space.of(parts.dataset.card, parts.dataset.path)
     grid = settings.grid(there.shape)
+    if settings.method == "rollout":
+        rollout.check(parts.model, parts.described["name"])
     numbers, groups = chosen.scans(parts, explained.task, fold, scans, seed)
     regions, names = _regions(there, atlas, labels)
     places = _places(parts, explained.task, groups, there, truth)
@@ -102,8 +104,9 @@ def occlusion(
     for name, its in networks.items():
         label = settings.method if name == "trained" else f"{settings.method}, untrained network"
         found[name] = making.make(
-            explained.output, its, volumes, which, settings, normalise=config.data.normalise, mesh=mesh, label=label
-        )
+            explained.output, its, volumes, which, settings, normalise=config.data.normalise, mesh=mesh, label=label,
+            model=parts.model,
+        )  # fmt: skip
     evaluate.refuse_no_numbers(
         np.array(found["trained"].outputs)[:, None], [parts.dataset.scans[i] for i in numbers], workdir
     )

@@ -49,11 +49,15 @@ def attend(qkv: jax.Array, bias: jax.Array | None = None, region: Any = None, *,
     return by_platform(qkv, *given.values(), cpu=form(_by_parts), default=form(_whole))
 
 
-def _whole(qkv: jax.Array, bias: jax.Array | None, region: jax.Array | None) -> jax.Array:
-    q, k, v = (qkv[..., i, :, :] for i in range(3))
+def weights(qkv: jax.Array, bias: jax.Array | None = None, region: Any = None) -> jax.Array:
+    """Return the softmax of `attend` [..., heads, n, n]; arguments as there."""
+    q, k, _ = (qkv[..., i, :, :] for i in range(3))
     scores = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(_placed(scores, bias, None if region is None else region[:, None])).astype(v.dtype)
-    return jnp.einsum("...hqk,...khd->...qhd", weights, v)
+    return jax.nn.softmax(_placed(scores, bias, None if region is None else region[:, None])).astype(qkv.dtype)
+
+
+def _whole(qkv: jax.Array, bias: jax.Array | None, region: jax.Array | None) -> jax.Array:
+    return jnp.einsum("...hqk,...khd->...qhd", weights(qkv, bias, region), qkv[..., 2, :, :])
 
 
 def _placed(scores: jax.Array, bias: jax.Array | None, region: jax.Array | None) -> jax.Array:

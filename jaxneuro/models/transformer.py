@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneuro.models import layers
-from jaxneuro.models.attention import attend
+from jaxneuro.models.attention import attend, weights
 from jaxneuro.models.convolution import Triple
 
 
@@ -66,7 +66,8 @@ class Attention(nn.Module):
     `bias` [heads, n, n] is added to the scaled products before the softmax, which is float32; with `region`
     [windows, n], of x [..., windows, n, c], so is -100 between tokens of two regions.
     Parameters: qkv kernel [c, 3, heads, head_width] and bias, proj kernel [heads, head_width, c] and bias; heads are
-    an axis of their own so that a mesh can split them. Source: Vaswani et al. 2017.
+    an axis of their own so that a mesh can split them. With mutable=["intermediates"], `apply` gives the softmax as
+    `weights` besides. Source: Vaswani et al. 2017.
     """
 
     num_heads: int
@@ -83,6 +84,8 @@ class Attention(nn.Module):
         qkv = layers.Dense(
             features, layers.EMBED_TO_QKV, use_bias=self.qkv_bias, initial=self.initial, dtype=self.dtype, name="qkv"
         )(x)
+        if self.is_mutable_collection("intermediates"):  # never, unless `apply` is asked for that collection
+            self.sow("intermediates", "weights", weights(qkv, bias, region))
         x = attend(qkv, bias, region, whole=layers.spread())
         x = layers.Dense(width, layers.HEADS_TO_EMBED, contract=2, initial=self.initial, dtype=self.dtype, name="proj")(
             x

@@ -214,32 +214,34 @@ def test_maps_equal_those_of_monai(patch, overlap, stride):
 EIGHT = """
 import json, sys
 import jax, numpy as np
-from tests.evaluation.test_hiding import small_map
-print(json.dumps([len(jax.devices()), small_map().tolist()]))
+from tests.evaluation.test_hiding import small_maps
+print(json.dumps([len(jax.devices()), *(x.tolist() for x in small_maps())]))
 """
 
 
-def small_map():
-    """Return the map of one volume by a small DenseNet, as seen by all devices that there are."""
+def small_maps():
+    """Return an occlusion map of one volume, and gradients of eight, by a small DenseNet on all devices there are."""
     model = models.build("tiny_densenet_testing", num_outputs=1, input_size=(16, 16, 16), in_channels=1)
     variables, _ = interop.transfer(model, {}, fresh=[""], seed=0)
-    volume = np.random.default_rng(0).normal(size=(16, 16, 16))
+    volumes = np.random.default_rng(0).normal(size=(8, 16, 16, 16))
     variables = jax.device_put(variables, sharding.replicated(mesh()))
 
     def output(weights, x, which):
         return model.apply(weights, x, train=False)[0][:, 0]
 
-    return measure(output, volume, (6, 6, 6), (5, 5, 5), 0.0, variables)[2]
+    placed = sharding.put(mesh(), {"x": volumes[..., None].astype(np.float32)})["x"]
+    _, slopes = gradient.program(output, mesh())(variables, placed, np.int32(0))
+    return measure(output, volumes[0], (6, 6, 6), (5, 5, 5), 0.0, variables)[2], np.asarray(slopes)
 
 
-def test_eight_devices_make_the_map_of_one():
+def test_eight_devices_make_the_maps_of_one():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", EIGHT], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    count, found = json.loads(done.stdout.splitlines()[-1])
+    count, *found = json.loads(done.stdout.splitlines()[-1])
     assert count == 8
-    one = small_map()
-    np.testing.assert_allclose(np.array(found), one, atol=1e-4 * np.abs(one).max())
+    for eight, one in zip(found, small_maps(), strict=True):
+        np.testing.assert_allclose(np.array(eight), one, atol=1e-4 * np.abs(one).max())

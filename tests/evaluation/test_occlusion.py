@@ -150,6 +150,20 @@ def test_pictures_and_regions_from_the_command_line(run, tmp_path, capsys, metho
     assert float(row["share_of_positive"]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_attention_rollout_of_a_vit(run, tmp_path):
+    data = run.parent / "d"
+    loop.train(smoke_config(data, "model.name=vit_b16_testing", "model.patch_size=(4,4,4)"), tmp_path / "r")
+    result = occlusion.occlusion(tmp_path / "r", Settings("rollout"), scans=2, draw=False)
+    assert result["passes"] == 4
+    image = nib.load(tmp_path / "r/rollout-ad/all.nii.gz")
+    values = image.get_fdata()
+    # A value a patch, on the same grid as all other maps; what the class token keeps for itself is missing from 1.
+    np.testing.assert_allclose(values, np.kron(values[::4, ::4, ::4], np.ones((4, 4, 4))), rtol=1e-6)
+    assert 0 < values.sum() / 64 < 1
+    assert nib.affines.apply_affine(image.affine, [7.5] * 3).tolist() == list(CENTRE)
+    assert 0 <= result["groups"]["all"]["truth"]["trained"]["group_map"]["auc"] <= 1
+
+
 def test_scores_by_hand():
     brain = np.zeros((6, 6, 6), bool)
     brain[1:5, 1:5, 1:5] = True
@@ -202,7 +216,8 @@ def test_random_maps_score_by_chance():
         (["--quantile", "1.5"], "--quantile: found 1.5; expected 0 to 1"),
         (["--value", "nan"], "--value: found nan; expected a number"),
         (["--tolerance=-1"], "--tolerance: found -1 mm; expected 0 or more"),
-        (["--method", "rollout"], "--method: found 'rollout'; expected one of occlusion, gradient"),
+        (["--method", "lime"], "--method: found 'lime'; expected one of occlusion, gradient, rollout"),
+        (["--method", "rollout"], "--method: found 'rollout' with tiny_densenet_testing; expected a vit or nit"),
         (["--fold", "tests"], "--fold: found 'tests'; expected one of train, validation, test, ood"),
         (["--task", "age"], "--task: found 'age'; expected one of ad"),
         (["--class", "PD"], "--class: found 'PD'; expected one of CN, AD"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,11 @@ from jax.sharding import Mesh
 
 from jaxneuro import augment, terminal
 from jaxneuro.errors import InputError
-from jaxneuro.evaluation.maps import gradient, hiding
+from jaxneuro.evaluation.maps import gradient, hiding, rollout
 from jaxneuro.evaluation.maps.hiding import Triple
 from jaxneuro.training import sharding
 
-METHODS = ("occlusion", "gradient")
+METHODS = ("occlusion", "gradient", "rollout")
 #: Copies at once: on accelerators, and on CPUs, where more are no faster.
 _BATCH, _BATCH_CPU = 64, 16
 
@@ -28,7 +29,7 @@ class Settings:
     """How maps are made.
 
     Attributes:
-      method: "occlusion" or "gradient" (the absolute gradient by each voxel).
+      method: "occlusion", "gradient" (the absolute gradient by each voxel) or "rollout" (of attention).
       patch: voxels along each axis, or one number for all; None is an eighth of the volume.
       stride: the same; None is half a patch, rounded up.
       value: what hidden voxels have, in units of the volume as the network sees it; None is its background.
@@ -95,6 +96,7 @@ def make(
     normalise: str,
     mesh: Mesh,
     label: str,
+    model: nn.Module | None = None,
 ) -> Made:
     """Return maps of volumes.
 
@@ -109,12 +111,19 @@ def make(
       normalise: a kind of `augment.normalise`.
       mesh: the devices.
       label: what the progress says.
+      model: the network, for "rollout" alone.
 
     Raises:
       InputError: the settings do not go with the volumes.
     """
-    by = _hide if settings.method == "occlusion" else _differentiate
-    return by(output, weights, volumes, which, settings, normalise, mesh, label)
+    if settings.method == "occlusion":
+        return _hide(output, weights, volumes, which, settings, normalise, mesh, label)
+    if settings.method == "gradient":
+        one = gradient.program(output, mesh)
+    else:
+        assert model is not None
+        one = rollout.program(model, output, mesh)
+    return _at_once(one, weights, volumes, which, normalise, mesh, label)
 
 
 def _hide(
@@ -158,18 +167,16 @@ def _hide(
     return Made(np.stack(maps), wholes, passes)
 
 
-def _differentiate(
-    output: hiding.Output,
+def _at_once(
+    saliency: Callable[..., tuple[jax.Array, jax.Array]],
     weights: Any,
     volumes: np.ndarray,
     which: Sequence[int],
-    settings: Settings,
     normalise: str,
     mesh: Mesh,
     label: str,
 ) -> Made:
-    """Return gradient maps of volumes [n, d, h, w, c] as stored."""
-    saliency = gradient.program(output, mesh)
+    """Return maps, of volumes [n, d, h, w, c] as stored, that take one call each."""
     seen = jax.jit(augment.normaliser(normalise))
     maps, wholes = [], []
     with terminal.progress(label, len(volumes)) as report:
