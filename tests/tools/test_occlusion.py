@@ -1,0 +1,17 @@
+"""The comparison of occlusion maps: each side makes the same map; no times."""
+
+import pytest
+
+pytest.importorskip("torch", reason="the parity extra is not installed (Python 3.12 and later)")
+
+from tools import occlusion
+
+
+@pytest.mark.filterwarnings("ignore")  # MONAI's own
+def test_every_side_makes_the_same_map():
+    found = occlusion.compare("tiny_densenet_testing", 16, 8, 4, batch=5, rounds=2, threads=1, device="cpu")
+    assert found["positions"] == 27
+    assert {len(seconds) for seconds in found["seconds"].values()} == {2}
+    assert {"ours", "ours, every patch", "monai"} <= set(found["difference"])
+    # Relative to the map's largest value, which is a fraction of the outputs that it is a difference of.
+    assert max(found["difference"].values()) < 1e-3
