@@ -97,6 +97,15 @@ def occlusion(
 
     with open_reader(parts.dataset) as reader:
         volumes = np.stack([np.asarray(reader[i]) for i in numbers])
+    brains = (volumes != 0).any(-1)
+    brain_of = {g: brains[rows].mean(0) >= 0.5 for g, rows in groups.items()}
+    if regions is not None:
+        covered = float((regions[brain_of["all"]] != 0).mean())
+        if not covered:
+            raise InputError(f"--atlas: {atlas}: found no region in the brain; expected an atlas in MNI152 space")
+        terminal.say(f"{atlas}: its regions cover {covered:.0%} of the brain")
+    out = Path(out) if out else workdir / f"{settings.method}-{explained.task.name}"
+    out.mkdir(parents=True, exist_ok=True)  # before the work, so that a place that cannot be written is told first
     mesh = sharding.make_mesh({"data": -1})
     step, weights, _ = evaluate.best(parts, workdir, mesh)
     networks = {"trained": weights, **({"untrained": _untrained(parts, seed, mesh)} if untrained else {})}
@@ -111,9 +120,9 @@ def occlusion(
         np.array(found["trained"].outputs)[:, None], [parts.dataset.scans[i] for i in numbers], workdir
     )
     means = {n: {g: f.maps[rows].mean(0) for g, rows in groups.items()} for n, f in found.items()}
-    brains = (volumes != 0).any(-1)
     hides = settings.method == "occlusion"
-    brain_of = {g: brains[rows].mean(0) >= 0.5 for g, rows in groups.items()}
+    if settings.method == "rollout":
+        grid = rollout.grid(parts.model)
     told: dict[str, Any] = {}
     for group, rows in groups.items():
         brain = brain_of[group]
@@ -125,11 +134,11 @@ def occlusion(
                 return scores.truth(brain, place, there.voxel_mm, tolerance_mm)
 
             maps = {n: (means[n][group], f.maps[rows]) for n, f in found.items()}
-            compared = _compare(maps, brain, brains[rows], against, grid if hides else None, seed)
+            compared = _compare(
+                maps, brain, brains[rows], against, None if settings.method == "gradient" else grid, seed
+            )
             told[group]["truth"] = {"files": files, **compared}
 
-    out = Path(out) if out else workdir / f"{settings.method}-{explained.task.name}"
-    out.mkdir(parents=True, exist_ok=True)
     behind = space.image(there, volumes.astype(np.float32).mean((0, -1)))
     nib.save(behind, out / "mean.nii.gz")
     for name, of_groups in means.items():
@@ -205,7 +214,7 @@ def _compare(
       brain: of the group [d, h, w].
       brains: of its scans [n, d, h, w].
       against: what the truth is in a brain; None where there is nothing to tell apart.
-      grid: of the patch; None for maps by gradients.
+      grid: of the patches; None for maps by gradients.
       seed: of the random maps.
     """
     whole = against(brain)

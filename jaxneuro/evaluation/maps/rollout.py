@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxneuro.errors import InputError
-from jaxneuro.evaluation.maps.hiding import Output
+from jaxneuro.evaluation.maps import hiding
+from jaxneuro.evaluation.maps.hiding import Grid, Output
 from jaxneuro.models import nit, vit
 from jaxneuro.training import sharding
 
@@ -34,14 +35,19 @@ def check(model: nn.Module, name: str) -> None:
         )
 
 
+def grid(model: nn.Module) -> Grid:
+    """Return where the patches of a network that `check` lets through lie."""
+    assert isinstance(model, vit.ViT | nit.NiT)
+    return hiding.grid(model.input_size, model.patch(), model.patch())
+
+
 def program(model: nn.Module, output: Output, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Return `rollout(weights, volumes[b, d, h, w, c], which) -> (outputs[b], maps[b, d, h, w])`, compiled, sharded.
 
     Every voxel has the value of its patch; the values of a map's patches, of all but a class token, sum to at most 1.
     """
     assert isinstance(model, vit.ViT | nit.NiT)
-    grid, patch = model.grid(), model.patch()
-    patches = math.prod(grid)
+    patches = math.prod(model.grid())
 
     def maps(weights: Any, volumes: jax.Array, which: jax.Array) -> tuple[jax.Array, jax.Array]:
         with sharding.placing(mesh):
@@ -53,8 +59,8 @@ def program(model: nn.Module, output: Output, mesh: Mesh) -> Callable[..., tuple
             read = jnp.eye(n)[0]
         else:
             read = jnp.where(jnp.arange(n) >= n - patches, 1 / patches, 0.0)
-        values = roll(attention, read)[:, n - patches :].reshape(-1, *grid)
-        for axis, length in enumerate(patch):
+        values = roll(attention, read)[:, n - patches :].reshape(-1, *model.grid())
+        for axis, length in enumerate(model.patch()):
             values = jnp.repeat(values, length, axis=axis + 1)
         return outputs, values
 

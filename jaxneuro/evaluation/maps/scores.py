@@ -88,8 +88,8 @@ def by_chance(where: hiding.Grid | None, against: Truth, draws: int, seed: int) 
     """Return how random maps score: the mean of each score, and the 95th percentile of shares and AUCs.
 
     Args:
-      where: the positions of an occlusion map, each of which gets a normal value, so that the map is as smooth; None
-        for a value for each voxel.
+      where: the positions of the patches, each of which gets a normal value, so that the map is as smooth; None for a
+        value for each voxel.
       against: the truth.
       draws: how many maps.
       seed: of them.
