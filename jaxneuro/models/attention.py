@@ -31,7 +31,7 @@ def attend(qkv: jax.Array, bias: jax.Array | None = None, region: Any = None, *,
 
     Args:
       qkv: queries, keys and values [..., n, 3, heads, d].
-      bias: [heads, n, n] to add to the scores, the same everywhere.
+      bias: [heads, n, n] to add to the scores, the same everywhere; or [shares, heads, n, n], one a share of the rows.
       region: [windows, n] whole numbers, where the axis before n is that of windows: -100 is added between tokens of
         different ones.
       whole: make all scores at once on CPUs, too: where several devices share them.
@@ -62,7 +62,10 @@ def _whole(qkv: jax.Array, bias: jax.Array | None, region: jax.Array | None) -> 
 
 def _placed(scores: jax.Array, bias: jax.Array | None, region: jax.Array | None) -> jax.Array:
     """Add to scores [..., n, n] what hangs on the places of tokens; regions are [..., n]."""
-    if bias is not None:
+    if bias is not None and bias.ndim == 4:
+        split = scores.reshape(len(bias), -1, *scores.shape[1:])
+        scores = (split + jnp.expand_dims(bias, tuple(range(1, split.ndim - 3)))).reshape(scores.shape)
+    elif bias is not None:
         scores = scores + bias
     if region is not None:
         scores = scores + jnp.where(region[..., :, None] == region[..., None, :], 0.0, _APART)

@@ -49,19 +49,19 @@ POSITION_TABLE = ("unit", "position", "embed")
 RELATIVE_TABLE = ("relative", "heads")
 
 Names = tuple[str | None, ...]
-_place: ContextVar[Callable[[jax.Array, Names], jax.Array] | None] = ContextVar("place", default=None)
+_place: ContextVar[tuple[Callable[[jax.Array, Names], jax.Array], int] | None] = ContextVar("place", default=None)
 
 
 @contextmanager
-def placing(place: Callable[[jax.Array, Names], jax.Array]) -> Iterator[None]:
+def placing(place: Callable[[jax.Array, Names], jax.Array], shares: int = 1) -> Iterator[None]:
     """Let `place(x, names)` say where kernels lie as they are used, and what layers return, while a model is traced.
 
-    The first name of what layers return is "batch".
+    The first name of what layers return is "batch", which is split into `shares`.
 
     Without, and by default, nothing is said, and a compiler that splits parameters may split what is between layers
     alike, to gather it again.
     """
-    token = _place.set(place)
+    token = _place.set((place, shares))
     try:
         yield
     finally:
@@ -69,13 +69,24 @@ def placing(place: Callable[[jax.Array, Names], jax.Array]) -> Iterator[None]:
 
 
 def _placed(x: jax.Array, names: Names) -> jax.Array:
-    place = _place.get()
-    return place(x, names) if place else x
+    told = _place.get()
+    return told[0](x, names) if told else x
 
 
 def spread() -> bool:
     """Return whether what is traced is told where it lies (`placing`): several devices share it."""
     return _place.get() is not None
+
+
+def of_each_share(x: jax.Array, names: Names) -> jax.Array:
+    """Return a copy of a parameter for each share of the batch [shares, ...], or itself where the batch is not split.
+
+    Gradients of what is made of a copy stay with its share, and only those of the parameter are exchanged.
+    """
+    told = _place.get()
+    if told is None or told[1] == 1:
+        return x
+    return _placed(jnp.broadcast_to(x, (told[1], *x.shape)), ("batch", *names))
 
 
 Initializer = Any  # (key, shape, dtype) -> array

@@ -62,7 +62,7 @@ def regions(padded: Triple, window: Triple, shift: Triple) -> np.ndarray | None:
 
 
 class RelativeBias(nn.Module):
-    """Look up a bias for each pair of tokens of a window of size `used`: [heads, n, n].
+    """Look up a bias for each pair of tokens of a window of size `used`: [heads, n, n], or one a share of the batch.
 
     Parameter: table [(2 wd - 1)(2 wh - 1)(2 ww - 1), heads], made for the whole window whatever part is used.
     """
@@ -76,7 +76,9 @@ class RelativeBias(nn.Module):
         rows = math.prod(2 * w - 1 for w in self.window)
         init = layers.annotate(layers.SMALL_NORMAL.kernel, layers.RELATIVE_TABLE)
         table = self.param("table", init, (rows, self.num_heads), jnp.float32)
-        return jnp.moveaxis(table[relative_index(self.window, used, self.rule)], -1, 0)
+        # Summed as tables, not as the biases of all pairs: a quarter of the exchange of a Swin-T.
+        table = layers.of_each_share(table, (None, layers.RELATIVE_TABLE[1]))
+        return jnp.moveaxis(table[..., relative_index(self.window, used, self.rule), :], -1, -3)
 
 
 class SwinBlock(nn.Module):

@@ -163,7 +163,7 @@ def placing(mesh: Mesh | AbstractMesh) -> AbstractContextManager[None]:
         gathered.defvjp(lambda k: (gathered(k), None), lambda _, g: (at(g, stored),))
         return gathered(x)
 
-    return layers.placing(place)
+    return layers.placing(place, mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def across(mesh: Mesh | AbstractMesh) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
