@@ -109,10 +109,20 @@ def test_a_transformer_tells_its_weights_and_gradients_and_nothing_else(boxes):
     assert 4 * 4 * tokens <= size <= 4 * 4 * tokens + 64
 
 
+@pytest.mark.slow
+def test_relative_biases_are_summed_as_tables_not_for_each_pair_of_tokens(boxes):
+    ((_, one),) = check(boxes, "swin", [{"data": 8}])
+    tree, _ = abstract("swin_t_testing", {"data": 8}, input_size=(32, 32, 32))
+    learnt = sum(x.size for x in jax.tree.leaves(tree.params))
+    ((what, (_, size)),) = told(one).items()
+    assert what == ("all-reduce", "data")
+    assert 4 * learnt <= size <= 4 * learnt + 64
+
+
 def abstract(name, shape, **more):
     """Return shapes and shardings of a full network's state on eight devices that are not there."""
     mesh = jax.sharding.AbstractMesh(tuple(shape.get(a, 1) for a in sharding.AXES), sharding.AXES)
-    model = models.build(name, input_size=(80, 80, 80), in_channels=1, num_outputs=1, **more)
+    model = models.build(name, **{"input_size": (80, 80, 80), "in_channels": 1, "num_outputs": 1, **more})
     optimizer, _ = optim.build(
         name="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="constant", warmup_steps=0, total_steps=1
     )
