@@ -147,6 +147,36 @@ def test_devices_hold_their_share_of_parameters_and_moments(name, devices, share
     assert held <= whole * share, held / whole
 
 
+_HELD = """
+import json, sys
+import jax
+from jaxneuro import models
+from jaxneuro.training import optim, sharding, state
+model = models.build(sys.argv[1], input_size=(80, 80, 80), in_channels=1, num_outputs=1)
+optimizer, _ = optim.build(
+    name="adamw", learning_rate=1e-3, weight_decay=0.05, schedule="constant", warmup_steps=0, total_steps=1
+)
+mesh = sharding.make_mesh({"fsdp": 8})
+where = sharding.shardings(mesh, state.abstract(model, optimizer))
+leaves = jax.tree.leaves(state.create(model, optimizer, jax.random.key(0), where))
+held = [sum(s.data.nbytes for x in leaves for s in x.addressable_shards if s.device == d) for d in jax.devices()]
+print(json.dumps({"whole": sum(x.nbytes for x in leaves), "held": held}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin_t", "vit_b16_w768"])
+def test_the_arrays_on_each_of_eight_devices_are_at_most_a_sixth(name):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", _HELD, name], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["held"]) == 8
+    assert max(found["held"]) <= found["whole"] / 6
+
+
 def test_collectives_are_read_from_a_program_with_loops_and_groups():
     text = """HloModule m
 
