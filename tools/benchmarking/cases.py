@@ -200,6 +200,8 @@ def occlusion(run: Run) -> Iterator[Result]:
     for model in run.models:
         batch = run.batch or run.size.batch or settings.COPIES[run.place]
         sides = run.network(model, batch)
+        if run.place == "cpu" and sides.pop("torch compiled", None):
+            run.leave_out("occlusion", model, "torch compiled", "on a CPU compiling it takes minutes; see inference")
         for name in list(sides):
             if (expected := batch * run.seconds_per_volume.get((model, name), 0.0)) > run.limit:
                 del sides[name]
