@@ -10,8 +10,8 @@
 A record is `JXN1`, the length of a JSON header as a little-endian 32-bit integer, the header (shape, dtype, one
 manifest row), and the array's bytes in C order, little-endian. ArrayRecord keeps a 64-bit hash of every record and
 checks it on every read (one record a chunk: `group_size:1`), so a flipped byte is never returned as data; the card
-keeps the SHA-256 of each whole file for `verify`. Snappy drops the zero background, half the bytes of a brain; without
-compression a thread reads half as many volumes again (docs/scale.md).
+keeps the SHA-256 of each whole file for `verify`. Snappy drops the zero background, half the bytes of a brain; without,
+reading is nearly twice as fast (docs/scale.md).
 
 A dataset is written into a hidden folder beside its place and renamed when it is complete: what stands under the
 final name is whole.

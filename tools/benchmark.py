@@ -113,6 +113,9 @@ def without_torch() -> str:
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     chosen = options(arguments)
+    if chosen.json and not chosen.json.parent.is_dir():  # told now, not when the first case is done
+        print(f"error: --json: found no folder {chosen.json.parent}; expected one that is there", file=sys.stderr)
+        return 1
     found: dict[str, Any] = {"command": shlex.join(["python", "tools/benchmark.py", *arguments])}
     found["machine"] = machine.describe()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:

@@ -20,6 +20,8 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--largest", type=int, default=0, help="list so many of the largest, each with its shape")
     args, rest = parser.parse_known_args()
+    if args.devices < 1:
+        sys.exit(f"error: --devices: found {args.devices}; expected 1 or more")
     # Read once, by jax's first device.
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={args.devices}"
@@ -33,7 +35,7 @@ def main() -> None:
 
     from jaxneuro import augment, configuration, terminal
     from jaxneuro.errors import InputError
-    from jaxneuro.training import collectives, experiment, runtime, sharding, state, steps
+    from jaxneuro.training import collectives, experiment, loop, runtime, sharding, state, steps
 
     try:
         config = configuration.read(args.config, rest)
@@ -42,13 +44,15 @@ def main() -> None:
         config = parts.config
         mesh = sharding.make_mesh(config.mesh.to_dict())
         sharding.check_batch_size(mesh, config.data.batch_size)
+        loop.check_parts(config, parts, mesh)
+        views = augment.build(config.augment.to_dict(), sharding.across(mesh))
     except InputError as e:
         sys.exit(f"error: {e}")
     optimizer, _ = experiment.optimizer(parts, 1)
     boxed = state.abstract(parts.model, optimizer, average=bool(config.optimizer.average))
     step = steps.train_step(
         parts.model.apply, parts.objective, optimizer, normalise=augment.normaliser(config.data.normalise),
-        views=augment.build(config.augment.to_dict(), sharding.across(mesh)), mesh=mesh,
+        views=views, mesh=mesh,
         where=sharding.shardings(mesh, boxed), parts=config.training.accumulate, average=config.optimizer.average,
     )  # fmt: skip
     size = config.data.batch_size

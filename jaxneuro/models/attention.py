@@ -27,11 +27,12 @@ _APART = -100.0
 def attend(qkv: jax.Array, bias: jax.Array | None = None, region: Any = None, *, whole: bool = False) -> jax.Array:
     """Return softmax(q k' / sqrt(d) + bias) v for each head, [..., n, heads, d].
 
-    Scores and softmax are float32, the rest has the dtype of `qkv`.
+    Scores and softmax are float32, the rest has the dtype of `qkv`. Of many scores there is no forward-mode derivative.
 
     Args:
       qkv: queries, keys and values [..., n, 3, heads, d].
-      bias: [heads, n, n] to add to the scores, the same everywhere; or [shares, heads, n, n], one a share of the rows.
+      bias: [heads, n, n] to add to the scores, the same everywhere; with `whole` also [shares, heads, n, n], one for
+        each share of the rows, which they divide.
       region: [windows, n] whole numbers, where the axis before n is that of windows: -100 is added between tokens of
         different ones.
       whole: make all scores at once on CPUs, too: where several devices share them.
@@ -39,7 +40,9 @@ def attend(qkv: jax.Array, bias: jax.Array | None = None, region: Any = None, *,
     # A constant of the program, but not to be computed with while it is compiled: the masks take tens of megabytes.
     region = None if region is None else lax.optimization_barrier(jnp.asarray(region))
     *rows, n, _, heads, _ = qkv.shape
-    if whole or math.prod(rows) * heads * n * n * 4 <= _AT_ONCE:
+    # How many rows a program for export has is not known.
+    known = all(isinstance(size, int) for size in rows)
+    if whole or not known or math.prod(rows) * heads * n * n * 4 <= _AT_ONCE:
         return _whole(qkv, bias, region)
     given = {name: x for name, x in (("bias", bias), ("region", region)) if x is not None}
 
@@ -134,7 +137,8 @@ def _backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array | N
     qkv, bias, region, out, logs = kept
     # What the softmax takes from each row's gradient: the sum of weights times their gradients. By a product, for XLA's
     # sums over short axes are slow.
-    taken = jnp.dot((cotangent * out).astype(jnp.float32), jnp.ones((out.shape[-1], 1), jnp.float32))
+    both = cotangent.astype(jnp.float32) * out.astype(jnp.float32)
+    taken = jnp.dot(both, jnp.ones((out.shape[-1], 1), jnp.float32))
 
     def part(bias: jax.Array | None, total: jax.Array | None, of: Any) -> tuple[jax.Array | None, jax.Array]:
         qkv, g, logs, taken, region = of

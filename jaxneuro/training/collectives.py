@@ -48,7 +48,7 @@ def of(program: str, mesh: Mesh | AbstractMesh) -> list[Collective]:
       mesh: the devices that it was compiled for.
 
     Raises:
-      ValueError: the text is no compiled program.
+      ValueError: the text is no compiled program, or names devices in a way that is not known.
     """
     computations, entry = _computations(program)
     times: Counter[str] = Counter()
@@ -69,10 +69,9 @@ def of(program: str, mesh: Mesh | AbstractMesh) -> list[Collective]:
                 arrays = sorted(_arrays(match[1]), key=lambda pair: -pair[1])
                 if "-start(" in line and match[2] != "all-reduce":
                     arrays = arrays[: max(1, len(arrays) // 2)]  # what goes in stands beside what comes out
-                ids = _group(line)
-                size = sum(size for _, size in arrays) * (len(ids) if match[2] == "reduce-scatter" else 1)
-                axes = _axes(ids or list(range(mesh.size)), mesh)
-                found.append(Collective(match[2], axes, arrays[0][0], size, times[name]))
+                groups = _groups(line, mesh.size)
+                size = sum(size for _, size in arrays) * (groups.shape[1] if match[2] == "reduce-scatter" else 1)
+                found.append(Collective(match[2], _axes(groups, mesh), arrays[0][0], size, times[name]))
     return found
 
 
@@ -106,26 +105,50 @@ def _arrays(text: str) -> Iterator[tuple[tuple[int, ...], int]]:
         yield shape, math.prod(shape) * (_BITS.get(kind) or int(bits)) // 8
 
 
-def _group(line: str) -> list[int]:
-    """Return the devices of the first group that takes part, by their place in the mesh; none for all."""
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
-        return [int(n) for n in match[1].split(",")]
-    if match := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
-        # A ring, or part of one: who can reach whom.
-        pairs = [tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)", match[1])]
-        reached = {pairs[0][0]}
-        for _ in pairs:
-            reached |= {b for a, b in pairs if a in reached} | {a for a, b in pairs if b in reached}
-        return sorted(reached)
-    if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        groups, sizes = ([int(n) for n in match[i].split(",")] for i in (1, 2))
-        devices = np.arange(math.prod(sizes)).reshape(sizes)
-        if match[3]:
-            devices = devices.transpose([int(n) for n in match[3].split(",")])
-        return [int(n) for n in devices.reshape(groups)[0]]
-    return []
+_NUMBERS = r"\[([\d,]+)\]"
+_PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
+_LISTED = re.compile(r"replica_groups=\{\{(.*?)\}\}")
+_COUNTED = re.compile(rf"replica_groups={_NUMBERS}<={_NUMBERS}(?:T\(([\d,]+)\))?")
+_NAMED = re.compile(
+    rf"replica_groups=mesh\[([^\]]+)\](?:, device_ids=\({_NUMBERS}(?:T\(([\d,]+)\))?\))? \{{((?:'[^']+',?)+)\}}"
+)
 
 
-def _axes(ids: list[int], mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    places = np.array(np.unravel_index(ids, tuple(mesh.shape[a] for a in mesh.axis_names)))
-    return tuple(name for name, row in zip(mesh.axis_names, places, strict=True) if len(set(row.tolist())) > 1)
+def _groups(line: str, everyone: int) -> np.ndarray:
+    """Return the devices that tell each other something [groups, devices], by their place in the mesh.
+
+    Raises:
+      ValueError: the program names them in a way that is not known here.
+    """
+    if match := _PAIRS.search(line):
+        return np.array([_numbers(pair) for pair in re.findall(r"\{?(\d+,\d+)", match[1])])
+    if match := _LISTED.search(line):
+        return np.array([_numbers(group) for group in match[1].split("},{")])
+    if match := _COUNTED.search(line):
+        return _ordered(match[2], match[3]).reshape(_numbers(match[1]))
+    if match := _NAMED.search(line):
+        axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        along = re.findall(r"'([^']+)'", match[4])
+        sizes = list(axes.values())
+        devices = _ordered(match[2] or ",".join(map(str, sizes)), match[3]).reshape(sizes)
+        places = [list(axes).index(name) for name in along]
+        last = np.moveaxis(devices, places, range(-len(places), 0))
+        return last.reshape(-1, math.prod(sizes[i] for i in places))
+    if "replica_groups={}" in line:
+        return np.arange(everyone)[None]
+    raise ValueError(f"found {line.strip()[:300]}; expected groups of devices in a form that is known")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _ordered(sizes: str, order: str | None) -> np.ndarray:
+    devices = np.arange(math.prod(_numbers(sizes))).reshape(_numbers(sizes))
+    return devices.transpose(_numbers(order)) if order else devices
+
+
+def _axes(groups: np.ndarray, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Return the axes along which devices of one group differ."""
+    places = np.unravel_index(groups, tuple(mesh.shape[a] for a in mesh.axis_names))
+    return tuple(name for name, of in zip(mesh.axis_names, places, strict=True) if (np.ptp(of, axis=-1) > 0).any())

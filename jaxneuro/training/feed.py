@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxneuro import data, terminal
 from jaxneuro.errors import InputError
-from jaxneuro.training import sharding
+from jaxneuro.training import hosts, sharding
 from jaxneuro.training.experiment import Experiment
 
 Put = Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
@@ -34,16 +34,25 @@ def build(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[str
       InputError: no such source, or one that these data or devices do not allow.
     """
     source = parts.config.data.source
-    if source not in SOURCES:
-        raise InputError(f"data.source: found '{source}'; expected one of {', '.join(SOURCES)}")
+    check(source)
     put = SOURCES[source](parts, reader, mesh, reading)
     if source == "memory":
-        reader = data.Kept(reader)
+        reader = data.Kept(reader, parts.folds["train"])
     read = source in ("shards", "memory")
     batches = data.training_batches(
         reader, parts.folds["train"], parts.labels, seed=parts.config.seed, volumes=read, **reading
     )
     return batches, put
+
+
+def check(source: str) -> None:
+    """Refuse a source that there is not.
+
+    Raises:
+      InputError: it is none of `SOURCES`.
+    """
+    if source not in SOURCES:
+        raise InputError(f"data.source: found '{source}'; expected one of {', '.join(SOURCES)}")
 
 
 def _shards(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[str, int]) -> Put:
@@ -54,21 +63,28 @@ def _memory(parts: Experiment, reader: data.Volumes, mesh: Mesh, reading: dict[s
     """Read as from shards, each volume once: every process keeps in its memory what it has read."""
     _refuse_drawn(parts, "memory")
     size = len(parts.folds["train"]) * int(np.prod(reader.shape)) * reader.dtype.itemsize
-    available = _available()
+    processes = hosts.on_this_machine()
+    available = _available() // processes
     if available and size > _SHARE * available:
+        of_several = f" for each of {processes} processes" if processes > 1 else ""
         raise InputError(
             f"data.source: found 'memory' with {size / 2**30:.1f} GiB of volumes and {available / 2**30:.1f} GiB "
-            f"available; expected at most {_SHARE:.0%} of it; take --config.data.source=shards"
+            f"available{of_several}; expected at most {_SHARE:.0%} of it; take --config.data.source=shards"
         )
     return _shards(parts, reader, mesh, reading)
 
 
 def _available() -> int:
-    """Return the bytes of this machine's memory that are free or can be freed, 0 where nobody says."""
+    """Return the bytes of memory that are free or can be freed, of the machine or the job, 0 where nobody says."""
+    found = []
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    return 0
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError, IndexError):  # what Slurm and Kubernetes allow
+        own = Path("/proc/self/cgroup").read_text().split("::")[1].strip()
+        folder = Path("/sys/fs/cgroup") / own.lstrip("/")
+        found.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+    return min(found, default=0)
 
 
 def _refuse_drawn(parts: Experiment, source: str) -> None:

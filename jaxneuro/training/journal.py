@@ -25,6 +25,8 @@ _BEGUN = (lock.FILE, f".{_CONFIG}.partial")
 #: Config keys that may differ between a run and its resumption: what is learned does not hang on them (a mesh changes
 #: the order of sums, so the last bits), and that moved data are the same data is checked by their hashes.
 _FREE = ("data.path", "data.threads", "data.prefetch", "data.source", "training.log_every", "training.keep", "mesh.")
+#: The value of data.source that is no data.
+_NOISE = "synthetic"
 #: Entries of a dataset's card that must not change during the life of a run.
 SEALS = ("manifest_sha256", "splits_sha256")
 _PACKAGES = ("jaxneuro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
@@ -136,7 +138,7 @@ def check_config(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Non
         differ = [
             f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
             for k in sorted({*old, *new})
-            if old.get(k) != new.get(k) and not k.startswith(_FREE)
+            if old.get(k) != new.get(k) and not (k.startswith(_FREE) and _NOISE not in (old.get(k), new.get(k)))
         ]
         if differ:
             raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxneuro import records, splits, terminal
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import Scan
 from jaxneuro.tasks import ALL
-from jaxneuro.training import devices, experiment, load, loop, sharding
+from jaxneuro.training import devices, experiment, feed, load, loop, sharding
 from jaxneuro.training.devices import DEVICES, Roofline
 from jaxneuro.training.load import Load
 
@@ -92,10 +92,19 @@ def make(
         config.data.fraction = 1.0  # `samples` says how many there are
         parts = experiment.on(config, _dataset(config, (*input_size, channels), classes))
     loop.check_parts(config, parts, mesh)
+    feed.check(config.data.source)
     size = config.data.batch_size
+    if samples is not None and samples < size:
+        raise InputError(
+            f"data.batch_size: found {size} with {samples} training scans; expected at most that many; set "
+            "--config.data.batch_size lower"
+        )
     epoch_steps = (samples or 0) // size
     optimizer, _ = experiment.optimizer(parts, epoch_steps)
     asked = load.of(parts, optimizer, mesh)
+    if config.data.source == "device" and samples:
+        each = -(-samples // (mesh.shape["data"] * mesh.shape["fsdp"])) * asked.read / size
+        asked = replace(asked, memory={**asked.memory, "volumes kept": each})
     *volume, channel = parts.dataset.shape
     dtype = config.model.get("dtype", "float32")
     parts_of = f" in {config.training.accumulate} parts" if config.training.accumulate > 1 else ""

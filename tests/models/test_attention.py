@@ -106,6 +106,16 @@ def test_scores_are_never_whole_on_a_cpu():
     assert memory() < scores / 2 < scores <= memory(whole=True)
 
 
+def test_a_program_for_any_batch_is_exported(monkeypatch):
+    (batch,) = jax.export.symbolic_shape("batch")
+    for shape in ((5, 3, 2, 4), (7, 3, 1, 2)):
+        monkeypatch.setattr(attention, "_AT_ONCE", 200)
+        symbolic = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+        program = jax.export.export(jax.jit(attention.attend), platforms=("cpu", "cuda"))(symbolic)
+        qkv = drawn(0, 6, *shape)
+        np.testing.assert_allclose(program.call(qkv), attention.attend(qkv), rtol=0, atol=1e-6)
+
+
 def test_a_second_gradient_exists(monkeypatch):
     monkeypatch.setattr(attention, "_AT_ONCE", 100)
     qkv = drawn(0, 2, 5, 3, 2, 3)

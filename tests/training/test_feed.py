@@ -55,7 +55,7 @@ def test_what_is_kept_in_memory_is_read_once():
             read.append(index)
             return np.full(self.shape, index, self.dtype)
 
-    kept = data.Kept(Reader())
+    kept = data.Kept(Reader(), [0, 1, 3, 4])
     batches = data.training_batches(kept, [0, 1, 3, 4], {}, batch_size=2, seed=0, threads=3)
     seen = [next(batches) for _ in range(10)]
     for batch in seen:

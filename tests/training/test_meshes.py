@@ -101,7 +101,8 @@ def test_a_transformer_tells_its_weights_and_gradients_and_nothing_else(boxes):
     assert sums["all-reduce", "fsdp"][1] <= 4 * (kernels + vectors) + 64
     # Two sums of the tokens a block, forward and back: after attention's and the feed-forward layer's second kernel.
     tokens = 4 * 2 * 65 * 24
-    assert told(found["all"])["all-reduce", "model"] == (8, 8 * tokens)
+    # Beside them, numbers for the gradient's norm.
+    assert 8 * tokens <= told(found["all"])["all-reduce", "model"][1] <= 8 * tokens + 64
     # Four heads are not split over eight devices, so only the feed-forward layers are: 2 blocks, forward and back.
     # Beside them, numbers for the gradient's norm.
     count, size = told(found["model"])["all-reduce", "model"]
@@ -205,6 +206,38 @@ ENTRY %main (a: f32[4,8]) -> f32[4,8] {
     assert collectives.summary(found)["all-gather", ("model",)] == (3, 3 * 128)
     with pytest.raises(ValueError, match="expected the text of a compiled program"):
         collectives.of("nothing", mesh)
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        # As jaxlib 0.10 prints them; of devices 0 to 7 on a mesh 2 x 2 x 2 the last axis is the fastest.
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2] {'axis_2'}", ("model",)),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2] {'axis_0'}", ("data", "fsdp")),
+        # [4, 2] transposed: rows are 0 2 4 6 and 1 3 5 7; the first axis pairs 0 with 1.
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_0'}", ("model",)),
+        # Axes in the order fsdp, data, model.
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2], device_ids=([2,2,2]T(1,0,2)) {'a'}", ("fsdp",)),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2], device_ids=([2,2,2]T(1,0,2)) {'b','c'}", ("data", "model")),
+        ("replica_groups={}", ("data", "fsdp", "model")),
+        ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("data",)),
+        ("source_target_pairs={{0,0},{2,1},{4,4},{6,5},{1,2},{3,3},{5,6},{7,7}}", ("fsdp", "model")),
+    ],
+)
+def test_who_takes_part_is_read_in_every_form(groups, axes):
+    kind = "collective-permute" if groups.startswith("source") else "all-reduce"
+    line = f"  %x = f32[4]{{0}} {kind}(%a), channel_id=1, {groups}, metadata={{}}"
+    text = f"ENTRY %main (a: f32[4]) -> f32[4] {{\n{line}\n}}"
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), sharding.AXES)
+    assert [(c.axes, c.size) for c in collectives.of(text, mesh)] == [(axes, 16)]
+
+
+def test_groups_of_an_unknown_form_are_not_taken_for_anything():
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), sharding.AXES)
+    for groups in ("replica_groups=new[3]", "replica_groups=mesh['a'=2,'b'=4] {'a':(1)2}"):
+        text = f"ENTRY %main (a: f32[4]) -> f32[4] {{\n  %x = f32[4]{{0}} all-reduce(%a), {groups}\n}}"
+        with pytest.raises(ValueError, match="expected groups of devices in a form that is known"):
+            collectives.of(text, mesh)
 
 
 def test_places_are_said_only_while_they_are_asked_for():

@@ -243,10 +243,10 @@ def test_operations_and_memory_are_those_of_the_compiled_step():
 
 
 SCRIPT = r"""
-    import json, re, sys
-    import jax, jax.numpy as jnp, numpy as np
+    import json, sys
+    import jax, jax.numpy as jnp
     from jaxneuro import augment, configuration
-    from jaxneuro.training import experiment, plan, sharding, state, steps
+    from jaxneuro.training import collectives, experiment, plan, sharding, state, steps
     from tests.conftest import CONFIGS
 
     config = configuration.read(str(CONFIGS / "finetune_ad.py"), json.loads(sys.argv[1]))
@@ -262,17 +262,7 @@ SCRIPT = r"""
     batch = {"volume": jax.ShapeDtypeStruct((size, 32, 32, 32, 1), jnp.float16),
              "ad": jax.ShapeDtypeStruct((size,), jnp.float32)}
     text = step.lower(sharding.unbox(boxed), batch, jax.random.key(0)).compile().as_text()
-    found = []
-    for line in text.splitlines():
-        call = re.search(r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(", line)
-        groups = re.search(r"groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-        if call and groups:
-            shape, dims, order = ([int(n) for n in g.split(",")] if g else None for g in groups.groups())
-            who = np.arange(np.prod(dims)).reshape(dims).transpose(order).reshape(shape)
-            arrays = re.findall(r"f32\[([\d,]*)\]", call.group(1))
-            size = sum(4 * int(np.prod([int(n) for n in a.split(",") if n])) for a in arrays)
-            found.append([call.group(2), who[0].tolist(), size])
-    print(json.dumps(found))
+    print(json.dumps([[c.kind, list(c.axes), c.size * c.times] for c in collectives.of(text, mesh)]))
 """
 
 
@@ -290,21 +280,21 @@ def test_exchange_is_that_of_the_compiled_step_on_eight_devices():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     real = {}
-    for kind, members, size in json.loads(done.stdout.splitlines()[-1]):
-        real[kind, tuple(members)] = real.get((kind, tuple(members)), 0) + size
+    for kind, axes, size in json.loads(done.stdout.splitlines()[-1]):
+        real[kind, *axes] = real.get((kind, *axes), 0) + size
     planned = by_kind(made(*settings, name="finetune_ad", size=(32, 32, 32)).load.exchanged)
     # On a CPU sums are scattered by an all-reduce. The kernel of the patches, split over fsdp and model along one axis,
     # goes other ways.
     patches = 4 * 8**3 * 96
     elsewhere = {("fsdp", "reduce-scatter"): patches, ("data", "all-reduce"): patches / 2}
-    for (axes, kind), members in {
-        ("fsdp", "all-gather"): ("all-gather", (0, 2)),
-        ("fsdp", "reduce-scatter"): ("all-reduce", (0, 2)),
-        ("data", "all-reduce"): ("all-reduce", (0, 4)),
-        ("model", "all-reduce"): ("all-reduce", (0, 1)),
+    for (axes, kind), there in {
+        ("fsdp", "all-gather"): ("all-gather", "fsdp"),
+        ("fsdp", "reduce-scatter"): ("all-reduce", "fsdp"),
+        ("data", "all-reduce"): ("all-reduce", "data"),
+        ("model", "all-reduce"): ("all-reduce", "model"),
     }.items():
         size = planned[axes, kind][0] - elsewhere.get((axes, kind), 0)
-        assert real[members] == pytest.approx(size, rel=0.05), (axes, kind)
+        assert real[there] == pytest.approx(size, rel=0.05), (axes, kind)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +308,8 @@ def test_exchange_is_that_of_the_compiled_step_on_eight_devices():
         ({"count": 8}, ("training.accumulate=2",), "training.accumulate: found 2 parts of a batch of 8 over 8 devices"),
         ({"size": (20, 20, 20)}, (), "expected three multiples of (8, 8, 8)"),
         ({}, ("objective.ratio=2.0",), "objective.ratio: found 2.0"),
+        ({}, ("data.source=disk",), "data.source: found 'disk'; expected one of shards, memory, device, synthetic"),
+        ({"samples": 7}, (), "data.batch_size: found 8 with 7 training scans; expected at most that many"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(keywords, overrides, told, tmp_path, monkeypatch):
@@ -339,6 +331,14 @@ def test_every_config_has_a_dataset_that_is_not_there(name):
         assert parts.dataset.card["dtype"] == "uint8"
         with pytest.raises(InputError, match="--num-outputs"):
             plan._dataset(config, shape, None)
+
+
+def test_volumes_that_are_kept_on_the_devices_take_their_memory():
+    kept = made(*VIT, "data.source=device", samples=1001, count=4).load.memory
+    read = made(*VIT, samples=1001, count=4).load.memory
+    side = made(*VIT, samples=1001, count=4).load.read / 8  # a volume as stored
+    assert kept.pop("volumes kept") == 251 * side
+    assert kept == read
 
 
 def test_what_does_not_fit_is_told_with_what_to_try(monkeypatch, one, capsys):

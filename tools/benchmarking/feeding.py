@@ -128,7 +128,7 @@ class Shards(Feed):
 
         with data.open_reader(records.open_dataset(self._dataset)) as reader:
             yield from data.training_batches(
-                data.Kept(reader) if self._kept else reader,
+                data.Kept(reader, range(self.number)) if self._kept else reader,
                 range(self.number), {}, batch_size=self.batch, seed=0, threads=self.threads,
             )  # fmt: skip
 
