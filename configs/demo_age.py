@@ -2,8 +2,8 @@
 
 make demo
 
-On two CPU cores (AMD EPYC, 26 November 2026) it trains in 112 s, 50 scans. With seed 0: mean absolute error 3.36 years
-(2.29 to 4.42) on 20 held-out controls, where predicting the training mean errs by 6.08; 8.24 against 6.61 on the 27 of
+On two CPU cores (AMD EPYC, 26 November 2026) it trains in 89 s, 50 scans. With seed 0: mean absolute error 3.35 years
+(2.30 to 4.44) on 20 held-out controls, where predicting the training mean errs by 6.08; 8.14 against 6.61 on the 27 of
 the unseen site.
 """
 
