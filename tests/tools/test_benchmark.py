@@ -99,11 +99,14 @@ def test_a_side_that_fails_says_why_and_others_go_on(tmp_path):
         side.ask("first", task="input")
 
 
-@pytest.mark.parametrize("feed", [feeding.Shards, feeding.Records, feeding.Bytes])
-def test_every_feed_gives_every_volume(tmp_path, feed):
+@pytest.mark.parametrize(
+    ("feed", "how"),
+    [(feeding.Shards, how) for how in cases.FEEDS.values()] + [(feeding.Records, {}), (feeding.Bytes, {})],
+)
+def test_every_feed_gives_every_volume(tmp_path, feed, how):
     feeding.make(tmp_path, 8, 8)
     expected = sorted(inputs.brains(i, 8).tobytes() for i in range(8))
-    batches = feed(str(tmp_path), batch=4, threads=2).batches()
+    batches = feed(str(tmp_path), batch=4, threads=2, **how).batches()
     for _ in range(3):
         epoch = [b["volume"].copy() if isinstance(b, dict) else b.copy() for b in islice(batches, 2)]
         assert sorted(volume.tobytes() for batch in epoch for volume in batch) == expected
