@@ -1,4 +1,8 @@
-"""ROC-AUC with DeLong's variance: its interval, and the paired test of two scores on the same scans."""
+"""ROC-AUC with DeLong's variance: its interval, and the paired test of two scores on the same scans.
+
+Where several networks that differ in their seed score the scans, all is of the mean of their AUCs: a mean of AUCs is a
+mean over pairs of scans as one AUC is, so the variance is DeLong's, of counts summed over networks.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ def auc(target: np.ndarray, score: np.ndarray, subjects: Sequence[str], *, level
 
     Args:
       target: [n], 0 or 1.
-      score: [n], larger for class 1.
+      score: [n], larger for class 1; or [k, n] of k networks.
       subjects: [n], the subject of each scan; all different.
       level: coverage.
 
@@ -60,9 +64,10 @@ def auc(target: np.ndarray, score: np.ndarray, subjects: Sequence[str], *, level
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
         return Auc(math.nan, math.nan, math.nan, math.nan, DELONG)
+    networks = len(np.atleast_2d(score))
     of_positives, of_negatives = _placements(positive, score)
-    value = float(of_positives.sum()) / (m * n)
-    variance = _variance(of_positives, of_negatives)
+    value = float(of_positives.sum()) / (m * n * networks)
+    variance = _variance(of_positives, of_negatives) / networks**2
     if not variance > 0:
         return Auc(value, variance, *_newcombe(value, m, n, level), NEWCOMBE)
     half = float(norm.isf((1 - level) / 2)) * math.sqrt(variance)
@@ -79,7 +84,7 @@ def compare(
 
     Args:
       target: [n], 0 or 1.
-      first, second: [n], larger for class 1.
+      first, second: [n], larger for class 1; or [k, n] of k networks, not necessarily as many.
       subjects: [n], the subject of each scan; all different.
       level: coverage of the interval.
 
@@ -94,10 +99,11 @@ def compare(
     if not m or not n:
         return Difference(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
     a, b = _placements(positive, first), _placements(positive, second)
-    auc_a, auc_b = float(a[0].sum()) / (m * n), float(b[0].sum()) / (m * n)
+    of_a, of_b = len(np.atleast_2d(first)), len(np.atleast_2d(second))
+    auc_a, auc_b = float(a[0].sum()) / (m * n * of_a), float(b[0].sum()) / (m * n * of_b)
     difference = auc_a - auc_b
     # The variance of the differences is that of both less twice their covariance, without its rounding.
-    variance = _variance(a[0] - b[0], a[1] - b[1])
+    variance = _variance(a[0] * of_b - b[0] * of_a, a[1] * of_b - b[1] * of_a) / (of_a * of_b) ** 2
     if variance > 0:
         error = math.sqrt(variance)
         half, z = float(norm.isf((1 - level) / 2)) * error, difference / error
@@ -118,19 +124,19 @@ def _check(subjects: Sequence[str]) -> None:
 
 
 def _ranks(score: np.ndarray) -> np.ndarray:
-    return rankdata(np.asarray(score, np.float64))
+    return rankdata(np.atleast_2d(np.asarray(score, np.float64)), axis=-1)
 
 
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each positive the count of negatives below it, for each negative of positives above; ties half.
 
-    Counts, not shares: they are exact, so a variance of 0 is 0.
+    Of several networks, scores [k, n], the sums over them. Counts, not shares: they are exact, so a variance of 0 is 0.
     """
-    score = np.asarray(score, np.float64)
-    ranks = rankdata(score)
-    of_positives = ranks[positive] - rankdata(score[positive])
-    of_negatives = positive.sum() - (ranks[~positive] - rankdata(score[~positive]))
-    return of_positives, of_negatives
+    score = np.atleast_2d(np.asarray(score, np.float64))
+    ranks = _ranks(score)
+    of_positives = ranks[:, positive] - _ranks(score[:, positive])
+    of_negatives = positive.sum() - (ranks[:, ~positive] - _ranks(score[:, ~positive]))
+    return of_positives.sum(0), of_negatives.sum(0)
 
 
 def _variance(of_positives: np.ndarray, of_negatives: np.ndarray) -> float:

@@ -161,3 +161,34 @@ def test_intervals_cover_and_the_test_keeps_its_level():
     # Three standard errors of such a share are 0.017.
     assert covered / runs == pytest.approx(0.945, abs=0.02)
     assert rejected / runs == pytest.approx(0.05, abs=0.02)
+
+
+def of_networks(k, n, seed):
+    rng = np.random.default_rng(seed)
+    target = (np.arange(n) % 3 == 0).astype(float)
+    return target, np.round(rng.normal(size=(k, n)) + target, 1)  # rounded: with ties
+
+
+def test_several_networks_are_tested_by_the_mean_of_their_aucs():
+    # The mean over networks of psi is a kernel like any other; so is the difference of two means.
+    target, first = of_networks(3, 40, 0)
+    second = of_networks(2, 40, 1)[1]
+    a, b = (np.mean([kernels(target, score) for score in scores], axis=0) for scores in (first, second))
+    found = delong.auc(target, first, names(40))
+    assert found.value == pytest.approx(np.mean([roc_auc_score(target, score) for score in first]))
+    assert found.variance == pytest.approx(covariance(a, a))
+    told = delong.compare(target, first, second, names(40))
+    variance = covariance(a, a) + covariance(b, b) - 2 * covariance(a, b)
+    assert told.difference == pytest.approx(a.mean() - b.mean())
+    assert told.z == pytest.approx((a.mean() - b.mean()) / math.sqrt(variance))
+    assert told.p == pytest.approx(2 * norm.sf(abs(told.z)))
+
+
+def test_one_network_in_a_list_is_one_network():
+    assert delong.auc(TARGET, FIRST[None], names(5)) == delong.auc(TARGET, FIRST, names(5))
+    assert delong.compare(TARGET, FIRST[None], SECOND[None], names(5)) == delong.compare(
+        TARGET, FIRST, SECOND, names(5)
+    )
+    # Twice the same network has the same AUC and knows no more of the people.
+    assert delong.auc(TARGET, np.stack([FIRST, FIRST]), names(5)) == delong.auc(TARGET, FIRST, names(5))
+    assert delong.compare(TARGET, np.stack([FIRST, FIRST]), FIRST, names(5)).p == 1.0
