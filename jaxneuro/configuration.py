@@ -32,10 +32,11 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     file = locate(path)
     values = flags.FlagValues()
     arguments = ["jaxneuro", *overrides]
-    try:
-        config = _load(file)
-    except (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{file}: {_message(e)}; expected a Python file whose get_config() returns a config") from e
+    config = load(path)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(
+            f"{file}: found a {type(config).__name__}; expected the config of a run; a Study is for jaxneuro study"
+        )
     try:
         _make_room(config, overrides)
         _check_overrides(config, overrides)
@@ -49,6 +50,19 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         raise InputError(f"config: found {' '.join(left[1:])}; expected only --config.KEY=VALUE")
     check(config)
     return config.lock()
+
+
+def load(path: str) -> Any:
+    """Return what `get_config()` of a file returns, whatever it is.
+
+    Raises:
+      InputError: no such file, or no `get_config` in it that runs.
+    """
+    file = locate(path)
+    try:
+        return _load(file)
+    except (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{file}: {_message(e)}; expected a Python file whose get_config() returns a config") from e
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -196,7 +210,7 @@ def _message(error: BaseException) -> str:
     return found + " ".join(text.split())
 
 
-def _load(file: Path) -> ml_collections.ConfigDict:
+def _load(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ValueError("is no Python file")

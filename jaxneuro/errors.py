@@ -13,6 +13,10 @@ class LeakageError(InputError):
     """Say that a subject or an image stands on both sides of a split."""
 
 
+class BusyError(InputError):
+    """Say that another process works in a folder."""
+
+
 class CorruptDataError(InputError):
     """Say that stored data no longer is what was written."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxneuro import terminal
-from jaxneuro.errors import InputError
+from jaxneuro.errors import BusyError
 
 FILE = ".lock"
 
@@ -28,7 +28,7 @@ def hold(
       busy, instead: what the other process does with it, and what to choose instead, for the error.
 
     Raises:
-      InputError: another process holds it; names it.
+      BusyError: another process holds it; names it.
     """
     Path(workdir).mkdir(parents=True, exist_ok=True)
     with open(Path(workdir) / FILE, "a+", encoding="utf-8") as handle:
@@ -36,7 +36,7 @@ def hold(
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             handle.seek(0)
-            raise InputError(
+            raise BusyError(
                 f"{workdir}: {busy} by {handle.read().strip() or 'another process'}; expected no other run "
                 f"in the folder; wait for it, stop it, or choose {instead}"
             ) from e
@@ -48,3 +48,19 @@ def hold(
         handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         handle.flush()
         yield
+
+
+def holder(workdir: str | os.PathLike[str]) -> str | None:
+    """Return which process holds a folder, None when none does; writes nothing."""
+    try:
+        with open(Path(workdir) / FILE, encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read().strip() or "another process"
+            except OSError as e:
+                if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+    except FileNotFoundError:
+        pass
+    return None

@@ -125,15 +125,22 @@ def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
     write_json(Path(workdir) / _CONFIG, config)
 
 
-def check_config(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
+def check_config(
+    workdir: str | os.PathLike[str], config: dict[str, Any], *, instead: str = "another --workdir"
+) -> None:
     """Refuse a folder that is not a run's, or that of a run with another config; writes nothing.
+
+    Args:
+      workdir: the folder.
+      config: the config that is asked for.
+      instead: what to choose instead, for the error.
 
     Raises:
       InputError: the folder belongs to another config; names the keys that differ.
     """
     path = Path(workdir) / _CONFIG
     if path.is_file():
-        there = records.read_json(path, expected="the config of a run; choose another --workdir")
+        there = records.read_json(path, expected=f"the config of a run; choose {instead}")
         old, new = _flat(there), _flat(json.loads(json.dumps(config)))
         differ = [
             f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
@@ -144,7 +151,7 @@ def check_config(workdir: str | os.PathLike[str], config: dict[str, Any]) -> Non
             raise InputError(
                 f"{workdir}: was made by another config ({'; '.join(differ[:5])}"
                 f"{f'; and {len(differ) - 5} more' if len(differ) > 5 else ''}); expected the same; "
-                "choose another --workdir"
+                f"choose {instead}"
             )
     elif Path(workdir).exists() and any(p.name not in _BEGUN for p in Path(workdir).iterdir()):
         raise InputError(f"{workdir}: holds files but no config.json; expected an empty or new folder, or a run's")
