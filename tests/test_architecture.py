@@ -45,7 +45,7 @@ MAY = {
     "info": {"models", "records", "video"},
     "interop": {"models", "records"},
     "export": {"augment", "evaluation", "interop", "models", "records", "tasks", "training"},
-    "study": {"configuration", "evaluation", "prepare", "records", "training"},
+    "study": {"configuration", "evaluation", "lock", "prepare", "records", "training"},
     "cli": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
 }
 OPEN = {"errors", "pages", "terminal", "__init__"}

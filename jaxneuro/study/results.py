@@ -1,0 +1,267 @@
+"""The tables of a study from what its runs found: as text, as CSV, and for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxneuro import configuration
+from jaxneuro.study import compare, plan, progress, published, tables
+from jaxneuro.study.compare import Compared, Estimate, Pair
+from jaxneuro.study.gather import TEST, Found, Key, gather
+from jaxneuro.study.plan import Run
+from jaxneuro.study.spec import UNSEEN, Row, Sheet, Study
+from jaxneuro.study.tables import Table
+
+#: Metrics of a sheet of one task, the main one first.
+METRICS = {
+    "binary": ("roc_auc", "accuracy", "sensitivity", "specificity"),
+    "multiclass": ("roc_auc", "accuracy", "balanced_accuracy"),
+    "regression": ("mae", "rmse", "r", "r2"),
+}
+DIGITS = 3
+SYNTHETIC = (
+    "The scans are synthetic: the numbers show that the machinery works and cannot be compared with the paper's; "
+    "nothing about patients follows from them."
+)
+HOW = (
+    "Means over the seeds of the fine-tuning; SD: their standard deviation (n - 1). A pre-training is done once: what "
+    "another would give is not in it.",
+    "Intervals (ROC-AUC, MAE) are of that mean, over the people in the test: DeLong's of ROC-AUC, its counts summed "
+    "over seeds; of MAE a bootstrap over subjects. They do not hold the spread of training again.",
+    "Differences are those of a pre-trained row from its backbone's row from scratch, on the same scans: DeLong's "
+    "paired test, for MAE the paired bootstrap over subjects. Holm's correction is over all comparisons of a table.",
+    "Different: Holm's p is below 0.05 and the ranges over seeds do not overlap. Within noise: these scans do not show "
+    "a difference, not that there is none.",
+)
+
+
+class Column(NamedTuple):
+    """Say what one column of a sheet is of; `main` ones are compared with scratch."""
+
+    task: str
+    fraction: float
+    set: str
+    metric: str
+    head: str
+    main: bool
+
+    def of(self, row: Row) -> Key:
+        """Return where a row's values are."""
+        return Key(self.task, row.name, self.fraction, self.set)
+
+
+class Result(NamedTuple):
+    """Hold one sheet: its columns, an estimate for each (row, column) that has runs, and the comparisons."""
+
+    sheet: Sheet
+    columns: tuple[Column, ...]
+    values: dict[tuple[str, Column], Estimate]
+    compared: dict[Pair, Compared]
+
+
+def columns(study: Study, sheet: Sheet, kinds: Mapping[str, str]) -> tuple[Column, ...]:
+    """Return the columns of a sheet; `kinds` are those of the tasks, by name."""
+    found = []
+    for task in sheet.tasks:
+        main = tables.MAIN_METRIC[kinds[task]]
+        several = sheet.kind == "tasks"
+        for fraction in sheet.fractions:
+            share = f", {fraction:.0%} of training" if sheet.kind == "fractions" or fraction < 1 else ""
+            metrics = METRICS[kinds[task]] if sheet.kind == "metrics" else (main,)
+            sets = [TEST, *(study.tasks[task].zero_shot if sheet.kind != "fractions" else ())]
+            for name in sets:
+                for metric in metrics if name == TEST else (main,):
+                    unit = " (years)" if metric in ("mae", "rmse") else ""  # of age, the one regression
+                    title = f"{study.tasks[task].title}, " if several else ""
+                    head = f"{title}{_set_title(study, task, name)}{share}: {tables.METRIC_NAMES[metric]}{unit}"
+                    found.append(Column(task, fraction, name, metric, head, metric == main))
+    return tuple(found)
+
+
+def result(study: Study, sheet: Sheet, found: Mapping[Key, Found], kinds: Mapping[str, str]) -> Result:
+    """Return one sheet of a study from what was found."""
+    chosen = columns(study, sheet, kinds)
+    rows = study.rows_of(sheet)
+    values = {
+        (row.name, column): compare.estimate(found[column.of(row)], column.metric)
+        for row in rows
+        for column in chosen
+        if column.of(row) in found
+    }
+    pairs = [
+        Pair(column.of(row), column.of(scratch), column.metric)
+        for row in rows
+        for column in chosen
+        if column.main and (scratch := study.scratch(row, sheet)) and {column.of(row), column.of(scratch)} <= set(found)
+    ]
+    return Result(sheet, chosen, values, compare.compare(found, pairs))
+
+
+def table(study: Study, of: Result, found: Mapping[Key, Found]) -> Table:
+    """Return a sheet as a table: a row for each network and start, and beneath it the paper's."""
+    rows = []
+    for row in study.rows_of(of.sheet):
+        cells = (_cell(of.values.get((row.name, column)), len(study.seeds)) for column in of.columns)
+        rows.append((row.backbone, row.initial, *cells))
+        paper = [_published(study, row, column) for column in of.columns]
+        if any(paper):
+            rows.append(("", "in the paper", *(cell or "n/a" for cell in paper)))
+    notes = [note for column in of.columns if column.main for note in _sizes(study, of, column, found)]
+    return Table(of.sheet.title, ("Backbone", "Initial", *(c.head for c in of.columns)), tuple(rows), tuple(notes))
+
+
+def differences(study: Study, of: Result) -> Table:
+    """Return what pre-training did in a sheet: a row for each comparison with scratch."""
+    heads = {(c.task, c.fraction, c.set, c.metric): c.head for c in of.columns}
+    rows = []
+    for pair, told in of.compared.items():
+        row = study.row(pair.first.row)
+        metric = heads[pair.first.task, pair.first.fraction, pair.first.set, pair.metric]
+        numbers = (tables.number(told.p, 4), tables.number(told.adjusted, 4))
+        rows.append((row.backbone, row.initial, metric, _difference(told), *numbers, told.verdict))
+    head = ("Backbone", "Initial", "Metric", "Less scratch (95 % interval)", "p", "Holm's p", "Verdict")
+    return Table(f"{of.sheet.title}: differences from scratch", head, tuple(rows))
+
+
+def write(study: Study, out: Path) -> list[Table]:
+    """Write the tables of a study's finished runs: tables.md, a CSV a sheet, values.csv and comparisons.csv.
+
+    Returns:
+      The tables, for the terminal.
+
+    Raises:
+      InputError: as `gather.gather`.
+    """
+    found = gather(study, out)
+    kinds = kinds_of(study)
+    results = {name: result(study, sheet, found, kinds) for name, sheet in study.sheets.items()}
+    made: list[Table] = []
+    values: list[tuple[Any, ...]] = []
+    compared: list[tuple[Any, ...]] = []
+    for name, of in results.items():
+        sheet = table(study, of, found)
+        _write_csv(out / f"{name}.csv", sheet.columns, sheet.rows)
+        made += [sheet, *([differences(study, of)] if of.compared else [])]
+        values += [
+            (name, row, c.task, c.fraction, c.set, c.metric, *_raw(told[:2]), told.n, *_raw(told[3:]))
+            for (row, c), told in of.values.items()
+        ]
+        compared += [
+            (
+                name,
+                pair.first.row,
+                pair.second.row,
+                *pair.first[:1],
+                *pair.first[2:],
+                pair.metric,
+                *_raw(told[:5]),
+                told[5],
+            )
+            for pair, told in of.compared.items()
+        ]
+    of_what = ("sheet", "row", "task", "fraction", "set", "metric")
+    _write_csv(out / "values.csv", (*of_what, "mean", "sd", "seeds", "low", "high"), values)
+    against = ("sheet", "row", "scratch", *of_what[2:], "difference", "low", "high", "p", "holm", "verdict")
+    _write_csv(out / "comparisons.csv", against, compared)
+    page = "\n".join([f"# {study.title}\n", *(f"{line}\n" for line in notes(study, out, found)), *map(markdown, made)])
+    _replace(out / "tables.md", page)
+    return made
+
+
+def notes(study: Study, out: Path, found: Mapping[Key, Found]) -> list[str]:
+    """Return what a reader of the tables has to know: synthetic scans, what is missing, how it was computed."""
+    runs = [job for job in plan.jobs(study, out) if isinstance(job, Run)]
+    left = sum(not progress.finished(job) for job in runs)
+    said = [SYNTHETIC] if any(of.synthetic for of in found.values()) else []
+    if left:
+        said.append(f"Not finished: {left} of {len(runs)} runs; a cell without any is n/a.")
+    if len(study.seeds) < 2:
+        said.append("One seed: nothing is known of the spread of training again.")
+    if any(row.published for row in study.rows):
+        said.append(f"In the paper: {published.SOURCE}.")
+    return [*said, *HOW]
+
+
+def kinds_of(study: Study) -> dict[str, str]:
+    """Return the kind of each task by name: "binary", "multiclass" or "regression"."""
+    return {
+        name: configuration.read(task.config, [f"--config.{s}" for s in plan.merged(task.overrides)]).task.kind
+        for name, task in study.tasks.items()
+    }
+
+
+def markdown(of: Table) -> str:
+    """Return a table in Markdown, with its title above and its notes below."""
+    lines = [of.columns, tuple("---:" if numeric else "---" for numeric in of.numeric()), *of.rows]
+    cells = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return f"## {of.title}\n\n{cells}" + "".join(f"\n{note}\n" for note in of.notes)
+
+
+def _set_title(study: Study, task: str, name: str) -> str:
+    own = study.datasets[study.tasks[task].dataset].title
+    if name == TEST:
+        return own
+    return f"{own}, unseen site (0-shot)" if name == UNSEEN else f"{study.datasets[name].title} (0-shot)"
+
+
+def _cell(of: Estimate | None, seeds: int) -> str:
+    """Format an estimate as `0.912 (SD 0.005; 0.880 to 0.940)`."""
+    if of is None:
+        return "n/a"
+    if not of.n:
+        return "undefined"
+    said = [f"SD {tables.number(of.sd, DIGITS)}"] if of.n > 1 else []
+    if of.n < seeds or of.n == 1:
+        said.append(f"{of.n} of {seeds} seeds" if seeds > 1 else "1 seed")
+    if not math.isnan(of.low):
+        said.append(f"{tables.number(of.low, DIGITS)} to {tables.number(of.high, DIGITS)}")
+    return f"{tables.number(of.mean, DIGITS)} ({'; '.join(said)})"
+
+
+def _published(study: Study, row: Row, column: Column) -> str:
+    where = "test" if column.set == TEST else "zero-shot"
+    number = published.NUMBERS.get(
+        (row.published, study.tasks[column.task].published, column.fraction, where, column.metric)
+    )
+    if number is None:
+        return ""
+    spread = f" ({tables.number(number.sd, DIGITS)})" if number.sd is not None else ""
+    return f"{tables.number(number.mean, DIGITS)}{spread}"
+
+
+def _difference(told: Compared) -> str:
+    ends = "" if math.isnan(told.low) else f" ({tables.number(told.low, DIGITS)} to {tables.number(told.high, DIGITS)})"
+    return f"{tables.number(told.difference, DIGITS)}{ends}"
+
+
+def _sizes(study: Study, of: Result, column: Column, found: Mapping[Key, Found]) -> list[str]:
+    """Say how many scans a column is tested on, and what knowing nothing gives."""
+    there = [found[column.of(row)] for row in study.rows_of(of.sheet) if column.of(row) in found]
+    if not there:
+        return []
+    scans = " or ".join(dict.fromkeys(f"{len(f.scans):,}" for f in there))
+    of_mean = there[0].metrics.get("mae_of_mean") if column.metric == "mae" else None
+    mean = f"; predicting the training mean: {tables.number(of_mean[0], DIGITS)}" if of_mean is not None else ""
+    return [f"{column.head}: {scans} scans{mean}."]
+
+
+def _raw(values: Sequence[float]) -> list[str]:
+    """Return numbers as CSV keeps them, whole; a missing one is empty."""
+    return ["" if math.isnan(value) else repr(float(value)) for value in values]
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    partial.replace(path)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
