@@ -7,7 +7,7 @@ import pytest
 from jaxneuro import cli, configuration, records
 from jaxneuro.errors import InputError
 from jaxneuro.prepare import recipes
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, EXPERIMENTS
 
 
 def fails(capsys, *arguments):
@@ -23,7 +23,20 @@ def fails(capsys, *arguments):
 
 @pytest.mark.parametrize(
     "verb",
-    ["cohort", "prepare", "train", "evaluate", "probe", "occlusion", "info", "convert", "export", "report", "demo"],
+    [
+        "cohort",
+        "prepare",
+        "train",
+        "evaluate",
+        "probe",
+        "occlusion",
+        "info",
+        "convert",
+        "export",
+        "report",
+        "study",
+        "demo",
+    ],
 )
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as done:
@@ -184,7 +197,7 @@ def test_unknown_argument_is_told_by_the_parser(capsys):
     assert done.value.code == 2
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.py") if p.name != "common.py"))
+@pytest.mark.parametrize("name", [f"{stem}.py" for stem in EXPERIMENTS])
 def test_every_config_is_read_and_says_how_to_run_it(name):
     config = configuration.read(str(CONFIGS / name), ["--config.seed=7"])
     assert config.seed == 7

@@ -7,9 +7,8 @@ import pytest
 
 from jaxneuro import cli, configuration, records, splits
 from jaxneuro.manifest import Scan
-from tests.conftest import CONFIGS, box_scans, write_dataset
+from tests.conftest import CONFIGS, EXPERIMENTS, box_scans, write_dataset
 
-FILES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
 #: What makes a config small; the names of networks become those of their tiny sisters.
 SMALL = ("data.batch_size=4", "training.epochs=1", "optimizer.warmup_epochs=0.5", "training.log_every=1")
 
@@ -60,11 +59,11 @@ def test_there_are_the_experiments_of_the_paper():
     assert {
         "pretrain_supervised", "pretrain_contrastive", "pretrain_masked", "pretrain_video",
         "finetune_ad", "finetune_pd", "finetune_age", "zero_shot", "smoke",
-    } <= set(FILES)  # fmt: skip
+    } <= set(EXPERIMENTS)  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_config_starts(name, brains, clips, request, tmp_path, capsys):
     data = clips if name == "pretrain_video" else brains
     more = ()

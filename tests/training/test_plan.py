@@ -16,7 +16,7 @@ from jaxneuro import augment, cli, configuration
 from jaxneuro.errors import InputError
 from jaxneuro.training import devices, experiment, load, plan, sharding, state, steps
 from jaxneuro.training.devices import Collective, Device
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, EXPERIMENTS
 
 #: ViT of width 24, 2 blocks of 4 heads, patches of 8, at 16^3: 8 patches and a class token, with SimMIM's decoder.
 VIT = ("model.name=vit_b16_testing", "augment={}", "data.batch_size=8", "optimizer.clip=0.0")
@@ -319,7 +319,7 @@ def test_what_cannot_be_planned_is_refused(keywords, overrides, told, tmp_path, 
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common"))
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_config_has_a_dataset_that_is_not_there(name):
     config = read(name=name)
     shape, classes = (64, 64, 64, 1), 7 if name == "pretrain_video" else None
