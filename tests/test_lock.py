@@ -69,3 +69,14 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     with lock.hold(tmp_path):
         pass
     assert f"warning: {tmp_path}: this file system has no locks" in capfd.readouterr().err
+
+
+def test_who_holds_a_folder_is_told_without_writing(holder, tmp_path):
+    before = (tmp_path / "r" / ".lock").stat().st_mtime_ns
+    assert lock.holder(tmp_path / "r") == f"process {holder.pid} on {socket.gethostname()}"
+    assert (tmp_path / "r" / ".lock").stat().st_mtime_ns == before
+    holder.kill()
+    holder.communicate()
+    assert lock.holder(tmp_path / "r") is None
+    assert lock.holder(tmp_path / "none") is None
+    assert not (tmp_path / "none").exists()
