@@ -9,10 +9,13 @@ DEMO := $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/.demo-$(VERSION))
 WORKERS ?= 2
 SEED ?= 0
 
-.PHONY: demo test test-slow test-resume benchmark lint format install clean
+.PHONY: demo study test test-slow test-resume benchmark lint format install clean
 
 demo: $(DEMO)  ## the whole road on synthetic scans; the last line printed is the report
 	$(VENV)/bin/jaxneuro demo --out runs/demo-$(SEED) --seed $(SEED) --workers $(WORKERS)
+
+study: $(DEMO)  ## the paper's benchmark at its smallest: pre-train, fine-tune, test, three tables
+	$(VENV)/bin/jaxneuro study --config configs/study_tiny.py --out runs/study-tiny --workers $(WORKERS)
 
 test: $(STAMP)  ## the tests that run in minutes
 	$(VENV)/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
