@@ -20,8 +20,8 @@ TINY = ("model.name=tiny_densenet", "model.block_sizes=(1,2,2)", "model.growth_r
 VIT = ("model.name=vit_b16", "model.patch_size=(8,8,8)", "model.width=96", "model.depth=4", "model.heads=4")
 SWIN = ("model.name=swin_t", "model.embed=24", "model.depths=(2,2)", "model.heads=(2,4)", "model.window=(4,4,4)")
 NIT = ("width=48", "depth=3", "heads=4", "head_width=12", "mlp_hidden=96")
-MINIT = ("model.name=minit", *(f"model.{s}" for s in NIT))
-FLAT = ("model.name=nit", *(f"model.{s}" for s in NIT))
+MINIT = ("model.name=minit_b20", *(f"model.{s}" for s in NIT))  # blocks that 40 voxels are a multiple of
+FLAT = ("model.name=nit", "model.patch_size=(8,8,8)", *(f"model.{s}" for s in NIT))
 CNN_RATE = ("optimizer.learning_rate=2e-3",)
 RATE = ("optimizer.learning_rate=5e-4",)
 LONG = ("training.epochs=20", "training.evaluate_every=2", "data.batch_size=16")

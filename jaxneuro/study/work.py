@@ -72,6 +72,7 @@ def work(chosen: Sequence[Job], out: Path, means: Means, *, poll: float = POLL_S
     board, known = progress.Board(out), {job.name: job for job in chosen}
     before = {job.name: board.failure(job) for job in chosen}
     outcome, left = Outcome(), list(chosen)
+    terminal.say(f"{out}: {sum(map(progress.finished, chosen))} of {len(chosen)} jobs are finished")
     while left:
         again: list[Job] = []
         busy: list[str] = []

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxneuro import cli, configuration
+from jaxneuro import cli, configuration, models
 from jaxneuro.errors import InputError
+from jaxneuro.prepare import recipes
 from jaxneuro.study import declared, plan, published
-from jaxneuro.study.plan import Data, Run
+from jaxneuro.study.plan import Data, Run, Training
 from jaxneuro.study.spec import Dataset, Pretraining, Row, Sheet, Task
 from tests.conftest import CONFIGS
 from tests.study.studies import TINY, small
@@ -63,6 +64,15 @@ def test_the_synthetic_studies_by_hand():
     assert kinds(jobs("study_embedded")) == {"Data": 4, "Training": 6, "Run": 2 * (12 + 12 + 6 + 6)}
     # 3 rows of AD at both fractions, 2 of age.
     assert kinds(jobs("study_tiny")) == {"Data": 3, "Training": 1, "Run": 2 * (3 + 3 + 2)}
+
+
+@pytest.mark.parametrize("name", ["study_embedded", "study_tiny"])
+def test_the_networks_of_the_synthetic_studies_fit_their_volumes(name):
+    shape = recipes.RECIPES["quick40"].shape
+    for job in jobs(name):
+        if isinstance(job, Training):
+            keywords = job.wanted().model.to_dict()
+            models.build(keywords.pop("name"), input_size=shape, in_channels=1, **keywords)
 
 
 def test_a_run_says_all_that_it_needs():
