@@ -121,8 +121,8 @@ def differences(study: Study, of: Result) -> Table:
     for pair, told in of.compared.items():
         row = study.row(pair.first.row)
         metric = heads[pair.first.task, pair.first.fraction, pair.first.set, pair.metric]
-        numbers = (tables.number(told.p, 4), tables.number(told.adjusted, 4))
-        rows.append((row.backbone, row.initial, metric, _difference(told), *numbers, told.verdict))
+        cells = (_difference(told), _p(told.p), _p(told.adjusted), told.verdict)
+        rows.append((row.backbone, row.initial, metric, *cells))
     head = ("Backbone", "Initial", "Metric", "Less scratch (95 % interval)", "p", "Holm's p", "Verdict")
     return Table(f"{of.sheet.title}: differences from scratch", head, tuple(rows))
 
@@ -236,6 +236,10 @@ def _published(study: Study, row: Row, column: Column) -> str:
 def _difference(told: Compared) -> str:
     ends = "" if math.isnan(told.low) else f" ({tables.number(told.low, DIGITS)} to {tables.number(told.high, DIGITS)})"
     return f"{tables.number(told.difference, DIGITS)}{ends}"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else tables.number(value, 4)
 
 
 def _sizes(study: Study, of: Result, column: Column, found: Mapping[Key, Found]) -> list[str]:
