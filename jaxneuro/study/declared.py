@@ -18,6 +18,7 @@ from jaxneuro.study.spec import UNSEEN, Dataset, Sheet, Study
 KINDS = {"metrics": "one task and one fraction", "tasks": "one fraction", "fractions": "one task"}
 #: What can be said of the preparation of a synthetic cohort.
 _PREPARE = ("recipe", "skip", "subject_prefix", "validation", "test", "ood_sites", "seed", "compression")
+_TAKEN = ("values", "comparisons")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -127,6 +128,8 @@ def _check_rows(study: Study) -> None:
 
 
 def _check_sheet(study: Study, name: str, sheet: Sheet) -> None:
+    if name in _TAKEN:
+        raise InputError(f"sheets: found the name '{name}'; expected another: that file is of all sheets")
     known(f"sheets.{name}.kind", sheet.kind, KINDS)
     few = {"one task": sheet.tasks, "one fraction": sheet.fractions}
     for what, values in few.items():

@@ -169,6 +169,7 @@ def changed(part, name, **fields):
     (small(fractions={1.0: (), 1.5: ()}), "fractions: found 1.5; expected shares in (0, 1]"),
     (small(seeds=(0, 0)), "seeds: found [0, 0]; expected one or more, each once"),
     (small(resamples=0), "resamples: found 0"),
+    (small(sheets={"values": small().sheets["table2"]}), "sheets: found the name 'values'; expected another"),
 ], ids=lambda value: value[:40] if isinstance(value, str) else "")  # fmt: skip
 def test_a_study_that_does_not_hang_together_is_refused(study, told):
     with pytest.raises(InputError) as error:
