@@ -26,7 +26,7 @@ test-slow: $(STAMP)  ## the long ones
 test-resume: $(STAMP)  ## kill a run again and again: it learns the same
 	$(VENV)/bin/python -m pytest tests/training/test_resume.py -s
 
-benchmark: $(STAMP)  ## beside torch and MONAI, on a machine with nothing else to do: about half an hour on two cores
+benchmark: $(STAMP)  ## beside torch and MONAI, on a machine with nothing else to do: more than half an hour on two cores
 	mkdir -p runs
 	$(VENV)/bin/python tools/benchmark.py --rounds 3 --json runs/benchmark.json | tee runs/benchmark.md
 
