@@ -1,6 +1,6 @@
 """Time jaxneuro beside torch and MONAI, in one run whose sides alternate: the tables of docs/scale.md.
 
-python tools/benchmark.py --json out.json                    (full networks at 80^3; more than half an hour on two cores)
+python tools/benchmark.py --json out.json                  (full networks at 80^3; more than half an hour on two cores)
 python tools/benchmark.py --only step --models vit_b16,nit
 python tools/benchmark.py --size testing --rounds 1          (tiny networks: tries the benchmark itself)
 
