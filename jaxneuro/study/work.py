@@ -93,7 +93,8 @@ def work(chosen: Sequence[Job], out: Path, means: Means, *, poll: float = POLL_S
                 again.append(job)
         left = again
         if left and len(busy) == len(left):
-            outcome.others = busy
+            # One may have ended since we looked.
+            outcome.others = [name for name in busy if not progress.finished(known[name])]
             break
         if left and not moved:
             time.sleep(poll)
