@@ -274,6 +274,11 @@ def test_the_smallest_run_writes_every_sample(tmp_path):
         assert "Not measured" in shown
 
 
+def test_a_place_for_the_samples_that_is_not_there_is_told_first(tmp_path, capsys):
+    assert benchmark.main(["--json", str(tmp_path / "none" / "x.json")]) == 1
+    assert "error: --json: found no folder" in capsys.readouterr().err
+
+
 def test_unknown_cases_and_models_are_refused(capsys):
     for argument, expected in (("--only=steps", "expected some of compile,step"), ("--models=vit", "swin_t,vit_b16")):
         with pytest.raises(SystemExit):

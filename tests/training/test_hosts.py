@@ -125,9 +125,10 @@ def test_every_scan_is_tested_once(one, two):
     np.testing.assert_allclose(*([float(r["prediction"]) for r in t] for t in tables), atol=1e-4)
 
 
-def test_volumes_kept_on_the_devices_of_two_processes_are_the_same_ones(boxes, two, tmp_path):
+@pytest.mark.parametrize("source", ["device", "memory"])
+def test_volumes_that_two_processes_keep_are_the_same_ones(boxes, two, tmp_path, source):
     workdir = tmp_path / "run"
-    done(2, *command(boxes, workdir, "training.epochs=2", "data.source=device"))
+    done(2, *command(boxes, workdir, "training.epochs=2", f"data.source={source}"))
     assert runs.logged(workdir) == runs.logged(two[0])
 
 

@@ -109,6 +109,13 @@ def test_a_finished_run_is_not_done_again(smoke, tmp_path):
     assert (tmp_path / "r" / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize(("first", "second"), [("shards", "synthetic"), ("synthetic", "memory")])
+def test_a_run_on_noise_and_one_on_data_are_not_one(smoke, tmp_path, first, second):
+    loop.train(smoke("training.epochs=1", f"data.source={first}"), tmp_path / "r")
+    with pytest.raises(InputError, match=f"data.source: '{first}' there, '{second}' here"):
+        loop.train(smoke("training.epochs=1", f"data.source={second}"), tmp_path / "r")
+
+
 def test_another_config_is_refused_and_names_the_key(smoke, tmp_path):
     loop.train(smoke(), tmp_path / "r")
     with pytest.raises(InputError, match=r"optimizer\.learning_rate: 0\.0003 there, 0\.1 here"):
