@@ -46,7 +46,8 @@ MAY = {
     "interop": {"models", "records"},
     "export": {"augment", "evaluation", "interop", "models", "records", "tasks", "training"},
     "study": {"configuration", "evaluation", "lock", "prepare", "records", "training"},
-    "cli": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
+    "verbs": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
+    "cli": {"training", "verbs"},
 }
 OPEN = {"errors", "pages", "terminal", "__init__"}
 #: Files that worker processes import: they must start fast and need no device.

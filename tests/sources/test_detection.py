@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxneuro import cli, sources
+from jaxneuro import sources
 from jaxneuro.errors import InputError
+from jaxneuro.verbs import scans
 
 MARKS = {
     "bids": ["participants.tsv", "sub-01/anat/sub-01_T1w.nii.gz"],
@@ -115,4 +116,4 @@ def test_the_documentation_has_every_layout_and_option():
 
 
 def test_the_command_line_names_every_layout():
-    assert cli._STUDIES.split(", ") == list(sources.READERS)
+    assert scans.STUDIES.split(", ") == list(sources.READERS)

@@ -1,0 +1,105 @@
+"""Verbs of many runs: a report of them, a study, the demo."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxneuro import terminal
+from jaxneuro.errors import InputError
+from jaxneuro.verbs import arguments
+
+
+def add(verbs: Any) -> None:
+    """Add the verbs to the parser."""
+    p = verbs.add_parser("report", help="one HTML page about one or more evaluated runs")
+    p.add_argument("workdirs", type=Path, nargs="+", help="folders of runs")
+    p.add_argument("--out", type=Path, required=True, help="file to write")
+    p.add_argument("--title", default="Test report")
+    p.set_defaults(run=_report)
+
+    p = verbs.add_parser(
+        "study",
+        help="a benchmark: pre-trainings, rows, tasks, fractions and seeds to tables; the same command goes on",
+        epilog="docs/study.md says what is written, how to spread a study over machines, and what its numbers mean.",
+    )
+    p.add_argument("--config", required=True, help="a file in configs/ that declares a study, such as study_paper.py")
+    p.add_argument("--out", type=Path, required=True, help="folder; an unfinished study in it goes on")
+    p.add_argument("--list", action="store_true", help="print the work list with what is done; run nothing")
+    p.add_argument("--tables", action="store_true", help="write and print the tables of what is finished; run nothing")
+    p.add_argument("--job", action="append", default=[], metavar="NAME", help="this one and what it needs; repeat")
+    p.add_argument("--jobs", type=_share, metavar="I/N", help="the Ith of N parts of the runs, and what they need")
+    p.add_argument(
+        "--data", type=_place, action="append", default=[], metavar="NAME=PATH", help="shards of a dataset; repeat"
+    )
+    arguments.workers(p)
+    p.set_defaults(run=_study)
+
+    p = verbs.add_parser("demo", help="the whole road on synthetic scans; the last line printed is the report")
+    p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder; an unfinished demo in it goes on")
+    p.add_argument("--seed", type=int, default=0)
+    arguments.workers(p)
+    p.set_defaults(run=_demo)
+
+
+def _share(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected I/N such as 1/8, from 1/N to N/N")
+    return int(part), int(parts)
+
+
+def _place(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (equals and name and path):
+        raise argparse.ArgumentTypeError(f"found '{text}'; expected NAME=PATH such as adni=data/adni")
+    return name, path
+
+
+def _report(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.study import report
+
+    print(report.write(args.out, args.workdirs, title=args.title))
+
+
+@arguments.terminable()
+def _study(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.study import declared, plan, progress, results, tables
+
+    # Whole: a run's config says where its weights came from, wherever the next command is given.
+    out = args.out.resolve()
+    study = declared.read(args.config, arguments.once("--data", args.data))
+    jobs = plan.part(plan.jobs(study, out), args.job, args.jobs)
+    if args.list:
+        terminal.say(tables.to_rich(progress.listing(jobs, out)))
+        return
+    failed: dict[str, str] = {}
+    if not args.tables:
+        from jaxneuro.study import work
+        from jaxneuro.training import runtime
+
+        runtime.start()
+        outcome = work.work(jobs, out, work.Means(args.workers, study.resamples))
+        failed = outcome.failed
+        if outcome.others:
+            terminal.say(f"others are at work on {', '.join(outcome.others)}; the tables are without it")
+    for table in results.write(study, out):
+        terminal.say(tables.to_rich(table))
+    terminal.say(f"{out / 'tables.md'}: the tables, and how to read them")
+    if failed:
+        name, line = next(iter(failed.items()))
+        raise InputError(
+            f"{len(failed)} of {len(jobs)} jobs failed, the first {name}: {line}; {out / 'jobs'} has all; the same "
+            "command tries them again"
+        )
+
+
+def _demo(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.study import demo
+    from jaxneuro.training import runtime
+
+    runtime.start()
+    # The one line on standard output, and the last one: where the report is.
+    print(demo.run(args.out, seed=args.seed, workers=args.workers).resolve())
