@@ -37,11 +37,11 @@ def dataset(path: Path) -> None:
             ", ".join(f"{k} {v}" for k, v in sorted(diagnoses.items())),
             ", ".join(sorted({s.site for s in scans})),
         )
-    terminal.say(table)
+    terminal.answer(table)
     spacing = " x ".join(f"{s:.4g}" for s in card["spacing_mm"] or ())
     voxel = f", voxel {spacing} mm" if spacing else ""
-    terminal.say(f"{'volumes' if spacing else 'clips'} {card['shape']} {card['dtype']}{voxel}, {card['axes']}")
-    terminal.say(
+    terminal.answer(f"{'volumes' if spacing else 'clips'} {card['shape']} {card['dtype']}{voxel}, {card['axes']}")
+    terminal.answer(
         f"recipe {card['recipe'].get('name')} ({card['recipe_fingerprint']}); failures {card['counts']['failures']}"
     )
     faults = records.verify(path)
@@ -50,10 +50,10 @@ def dataset(path: Path) -> None:
 
         faults += files.verify(found)
         if not faults:
-            terminal.say(f"videos: {card['videos']}, as prepared (SHA-256)")
+            terminal.answer(f"videos: {card['videos']}, as prepared (SHA-256)")
     if faults:
         raise CorruptDataError("; ".join(faults) + "; copy or prepare the data again")
-    terminal.say(f"shards: {len(card['shards'])}, as written (SHA-256)")
+    terminal.answer(f"shards: {len(card['shards'])}, as written (SHA-256)")
 
 
 def holds_weights(path: Path) -> bool:
@@ -67,7 +67,7 @@ def weights(card: Mapping[str, Any]) -> None:
     for key, value in {**card["model"]["settings"], **card}.items():
         if value not in (None, [], {}, "") and key not in ("model", "config", "adapted", "fresh", "file"):
             table.add_row(key, escape(str(value)))
-    terminal.say(table)
+    terminal.answer(table)
 
 
 def model(name: str, settings: Mapping[str, Any], *, batch_size: int = 1, depth: int = 1) -> None:
@@ -96,14 +96,14 @@ def model(name: str, settings: Mapping[str, Any], *, batch_size: int = 1, depth:
     for path, part in [*costs.items(), (("all",), total)]:
         cells = (f"{part.parameters:,}", f"{part.flops / 1e9:,.3f}", f"{part.kept / 2**20:,.1f}")
         table.add_row("/".join(path) or "(between modules)", *cells, style="bold" if path == ("all",) else "")
-    terminal.say(table)
+    terminal.answer(table)
     weights = 4 * total.parameters / 2**20
-    terminal.say(
+    terminal.answer(
         f"one batch forward: {total.flops / 1e9:,.1f} GFLOPs in matrix products and convolutions "
         "(a multiply and an add are two)"
     )
-    terminal.say(
+    terminal.answer(
         f"memory in float32: parameters {weights:,.1f} MiB, with gradients and Adam's moments {4 * weights:,.1f} MiB; "
         f"kept for the backward pass {total.kept / 2**20:,.1f} MiB"
     )
-    terminal.say("calculated from the traced program; what the compiler fuses or recomputes is kept in less")
+    terminal.answer("calculated from the traced program; what the compiler fuses or recomputes is kept in less")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
+_answers = Console(highlight=False)
 Report = Callable[..., None]
 _prefix: str | None = None
 
@@ -20,6 +21,14 @@ def say(line: Any) -> None:
         console.print(line, markup=False, soft_wrap=True)
     else:
         console.print(line)
+
+
+def answer(line: Any) -> None:
+    """Print a line or table that was asked for, on standard output, which others may read."""
+    if isinstance(line, str):
+        _answers.print(line, markup=False, soft_wrap=True)
+    else:
+        _answers.print(line)
 
 
 def hush(prefix: str) -> None:

@@ -11,6 +11,11 @@
 # PODS is 1 by default, GPUS (of each pod) 8.
 set -euo pipefail
 
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^[^#]*$/s/^# \{0,1\}//p' "$0"
+  exit
+fi
+
 PODS=${PODS:-1} GPUS=${GPUS:-8}
 for key in NAME IMAGE CLAIM; do
   if [[ -z ${!key:-} ]]; then
@@ -29,6 +34,12 @@ for key in PODS GPUS; do
     exit 2
   fi
 done
+for key in IMAGE CLAIM; do
+  if [[ ${!key} == *[\"\\[:space:]]* ]]; then
+    echo "error: $key: found '${!key}'; expected no quote, backslash or space; try $key=${!key//[\"\\[:space:]]/}" >&2
+    exit 2
+  fi
+done
 if (($# == 0)); then
   echo "error: found no arguments; expected those of jaxneuro train; try --config FILE --workdir FOLDER" >&2
   exit 2
@@ -40,6 +51,19 @@ if [[ $1 == train && " $*" != *" --workdir"* ]]; then
   echo "error: found no --workdir; expected a folder that all pods see; try --workdir /shared/runs/NAME" >&2
   exit 2
 fi
+
+# What is written elsewhere goes with the pod.
+for ((i = 1; i <= $#; i++)); do
+  case ${!i} in
+    --workdir) next=$((i + 1)) folder=${!next:-} ;;
+    --workdir=*) folder=${!i#*=} ;;
+    *) continue ;;
+  esac
+  if [[ $folder != /shared/* ]]; then
+    echo "error: --workdir: found '$folder'; expected a folder of CLAIM; try --workdir /shared/runs/NAME" >&2
+    exit 2
+  fi
+done
 
 # As JSON, which is YAML. Kubernetes takes $$ for a dollar, and $(NAME) for a variable.
 ARGS=

@@ -22,6 +22,11 @@
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^[^#]*$/s/^# \{0,1\}//p' "$0"
+  exit
+fi
+
 if (($# == 0)); then
   echo "error: found no arguments; expected those of jaxneuro train; try --config FILE --workdir FOLDER" >&2
   exit 2
@@ -47,7 +52,7 @@ fi
 # --cpus-per-task: since Slurm 22.05, srun does not take it over from sbatch.
 command=(
   env -u grpc_proxy -u http_proxy -u https_proxy "NCCL_DEBUG=${NCCL_DEBUG:-WARN}"
-  srun --label --gpu-bind=none --kill-on-bad-exit=0 --wait=60 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}"
+  srun --label --gpu-bind=none --kill-on-bad-exit=0 --wait=60 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-8}"
   "${JAXNEURO:-jaxneuro}" "$1" --distributed "${@:2}"
 )
 if [[ ${DRY_RUN:-0} == 1 ]]; then

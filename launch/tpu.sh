@@ -6,7 +6,7 @@
 #   DRY_RUN=1 TPU=mae ZONE=us-central2-b launch/tpu.sh ...         # prints what would run, and runs nothing
 #
 # Arguments are jaxneuro's, without a verb those of `train`. FOLDER is where they run on every host, from the home
-# folder: a clone of this repository, `jaxneuro` by default. JAXNEURO is the command there: .venv/bin/jaxneuro.
+# folder there: a clone of this repository, `jaxneuro` by default. JAXNEURO is the command there: .venv/bin/jaxneuro.
 # A slice, and what it needs on every host (Python 3.11 or newer):
 #
 #   gcloud compute tpus queued-resources create mae --node-id=mae --zone=us-central2-b --spot \
@@ -14,6 +14,11 @@
 #   gcloud compute tpus tpu-vm ssh mae --zone=us-central2-b --worker=all \
 #     --command="git clone URL jaxneuro && cd jaxneuro && python3.11 -m venv .venv && .venv/bin/pip install '.[tpu]'"
 set -euo pipefail
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^[^#]*$/s/^# \{0,1\}//p' "$0"
+  exit
+fi
 
 for key in TPU ZONE; do
   if [[ -z ${!key:-} ]]; then
@@ -33,6 +38,10 @@ if [[ $1 == train && " $*" != *" --workdir"* ]]; then
   exit 2
 fi
 
+FOLDER=${FOLDER:-jaxneuro}
+# Of a tilde, the shell here made the home folder here; quoted, it would stay a tilde there.
+FOLDER=${FOLDER#\~/} FOLDER=${FOLDER#"${HOME:-~}"/}
+
 # For the login shells at the other end, whichever they are: printf %q would be for bash alone.
 quote() {
   local word quoted="'\\''"
@@ -40,7 +49,7 @@ quote() {
     printf " '%s'" "${word//\'/$quoted}"
   done
 }
-remote="cd$(quote "${FOLDER:-jaxneuro}") && exec$(quote "${JAXNEURO:-.venv/bin/jaxneuro}" "$1" --distributed "${@:2}")"
+remote="cd$(quote "$FOLDER") && exec$(quote "${JAXNEURO:-.venv/bin/jaxneuro}" "$1" --distributed "${@:2}")"
 # Nothing else is needed: jax asks the metadata server of Cloud TPU who is who.
 command=(gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$remote")
 

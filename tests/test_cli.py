@@ -58,11 +58,11 @@ def test_train_evaluate_report(boxes, tmp_path, capsys):
 
 def test_info(boxes, tmp_path, capsys):
     assert cli.main(["info", str(boxes)]) == 0
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     assert "ood" in text
     assert "as written (SHA-256)" in text
     assert cli.main(["info", "densenet121", "--input-size", "64,64,64"]) == 0
-    assert "11,243,649" in capsys.readouterr().err
+    assert "11,243,649" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main(["info", "densenet121", "--input-size", "64"])
     assert "found '64'; expected three numbers" in capsys.readouterr().err
@@ -73,13 +73,13 @@ def test_info(boxes, tmp_path, capsys):
     assert "found block_sizes=(6, 'a')" in fails(capsys, "info", "densenet121", "--set", "block_sizes=(6,'a')")
     settings = ["--set", "growth_rate=16", "--set", "block_sizes=(6,12,16)", "--num-outputs=2"]
     assert cli.main(["info", "densenet121", "--input-size=64,64,64", "--batch-size=2", "--depth=2", *settings]) == 0
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     assert "1,463,266" in told  # the count of tiny_densenet, which these settings make it
     assert "denseblock1/denselayer6" in told
     assert "kept for the backward pass" in told
     for outputs, there in ((0, False), (2, True)):
         assert cli.main(["info", "vit_b16_testing", "--input-size=16,16,16", f"--num-outputs={outputs}"]) == 0
-        assert ("head " in capsys.readouterr().err) is there
+        assert ("head " in capsys.readouterr().out) is there
     assert "--set: found input_size; expected --input-size" in fails(capsys, "info", "nit", "--set", "input_size=3")
     assert "unknown keyword name" in fails(capsys, "info", "nit", "--set", "name=x")
 
@@ -92,7 +92,7 @@ def test_info_of_weights_and_of_a_run(tmp_path, capsys):
         (partial / "model.safetensors").write_bytes(b"weights")
         folder.write(partial, "model.safetensors", card)
     assert cli.main(["info", str(tmp_path / "w")]) == 0
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     for part in ("nit: model.safetensors, as written (SHA-256)", "depth", "3", "layout", "jaxneuro", "took [a] off"):
         assert part in told
     (tmp_path / "w" / "model.safetensors").write_bytes(b"others")

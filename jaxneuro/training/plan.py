@@ -163,16 +163,48 @@ def _dataset(config: Any, shape: tuple[int, int, int, int], classes: int | None)
 
 def say(plan: Plan) -> None:
     """Print a plan."""
-    terminal.say(plan.title)
-    terminal.say(_memory(plan))
-    terminal.say(_work(plan))
-    terminal.say(_times(plan))
+    terminal.answer(plan.title)
+    terminal.answer(_memory(plan))
+    terminal.answer(_work(plan))
+    terminal.answer(_times(plan))
     for line in _remarks(plan):
-        terminal.say(line)
-    terminal.say(
+        terminal.answer(line)
+    terminal.answer(
         "calculated, not measured: operations and bytes of the traced step over published peaks, which real steps "
         "hardly ever reach (docs/scale.md)"
     )
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as numbers: bytes, floating-point operations, seconds; `calculated` says that none was measured."""
+    asked = plan.load
+    return {
+        "calculated": True,
+        "title": plan.title,
+        "devices": asked.devices,
+        "parameters": asked.parameters,
+        "parameters_not_split": asked.uneven,
+        "batch_size": plan.batch_size,
+        "steps_of_an_epoch": plan.epoch_steps or None,
+        "epochs": plan.epochs,
+        "memory_of_a_device": asked.memory,
+        "flops_of_a_step": {**asked.flops, "forward": asked.forward},
+        "memory_traffic_of_a_device": asked.moved,
+        "sent_by_a_device": [
+            {"kind": one.kind, "axes": str(one.axes), "ways": one.ways, "bytes": one.sent} for one in asked.exchanged
+        ],
+        "read_of_a_step": asked.read,
+        "least_time_of_a_step": {
+            name: {
+                "hosts": plan.hosts[name],
+                "memory_of_a_device": DEVICES[name].memory,
+                "parts": time.parts,
+                "step": time.step,
+                "limited_by": time.limit,
+            }
+            for name, time in plan.times.items()
+        },
+    }
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -7,7 +7,6 @@ the computation of a layer. One device is a mesh of one, and the same code runs.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -47,8 +46,6 @@ RULES: dict[str, tuple[str, ...]] = {
     "outputs": (),
     "unit": (),
 }
-
-_log = logging.getLogger(__name__)
 
 
 def make_mesh(shape: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
@@ -90,7 +87,7 @@ def shardings(mesh: Mesh | AbstractMesh, boxed: Any) -> Any:
     """Return a sharding for every leaf of an abstract tree whose parameters still carry their logical axes.
 
     What is stored in pieces over `fsdp` is so along another axis, the longest that allows it, where `fsdp` does not
-    divide the axis of the table. What cannot be split is not, with one line in the log.
+    divide the axis of the table. What cannot be split is not; `jaxneuro info --plan` says how much that is.
 
     Raises:
       InputError: a logical axis that `RULES` lacks.
@@ -114,8 +111,6 @@ def _split(mesh: Mesh | AbstractMesh, names: Sequence[str | None], shape: Sequen
     for name, size in zip(names, shape, strict=False):
         axes = RULES[name] if name else ()
         spec.append(next((a for a in (axes, axes[:1], axes[1:]) if size % ways(a) == 0), ()))
-        if ways(spec[-1]) < ways(axes):
-            _log.info("axis %s of %s: %d is split over %d of %d", name, shape, size, ways(spec[-1]), ways(axes))
     wanted = {a for name in names if name for a in RULES[name]}
     if "fsdp" in wanted and not any("fsdp" in axes for axes in spec):
         free = [i for i, axes in enumerate(spec) if shape[i] % ways((*axes, "fsdp")) == 0]

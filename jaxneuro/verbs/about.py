@@ -33,6 +33,7 @@ def add(verbs: Any) -> None:
     plan.add_argument(
         "--hosts", type=arguments.positive, help="over which they are spread (default: as few as have room)"
     )
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write its numbers here, too")
     plan.add_argument("--samples", type=arguments.positive, help="training scans (default: those of the dataset)")
     # A plan takes the dataset's size unless one is given; models have the default that the help says.
     p.set_defaults(run=_info, input_size=None, in_channels=None)
@@ -43,7 +44,7 @@ def _info(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
     if args.plan:
         return _plan(args, rest)
-    for flag in ("config", "device", "devices", "hosts", "samples"):
+    for flag in ("config", "device", "devices", "hosts", "json", "samples"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag}: found it without --plan; expected both")
     if args.what is None:
@@ -77,17 +78,19 @@ def _plan(args: argparse.Namespace, rest: Sequence[str]) -> None:
             f"--{given[0].replace('_', '-')}: found it with a dataset, which knows; expected --input-size with it"
         )
     from jaxneuro import configuration
-    from jaxneuro.training import devices, plan
+    from jaxneuro.training import devices, journal, plan
 
-    plan.say(
-        plan.make(
-            configuration.read(args.config, rest),
-            count=args.devices,
-            hosts=args.hosts,
-            kinds=args.device or tuple(devices.DEVICES),
-            input_size=args.input_size,
-            channels=args.in_channels or 1,
-            classes=args.num_outputs,
-            samples=args.samples,
-        )
+    made = plan.make(
+        configuration.read(args.config, rest),
+        count=args.devices,
+        hosts=args.hosts,
+        kinds=args.device or tuple(devices.DEVICES),
+        input_size=args.input_size,
+        channels=args.in_channels or 1,
+        classes=args.num_outputs,
+        samples=args.samples,
     )
+    plan.say(made)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        journal.write_json(args.json, plan.as_json(made))

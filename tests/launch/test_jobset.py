@@ -221,6 +221,11 @@ def test_other_verbs(someone):
         (RUN, {"NAME": "a" * 26}, "NAME: found 'aaaaaaaaaaaaaaaaaaaaaaaaaa'"),
         (RUN, {"PODS": "0"}, "PODS: found '0'"),
         (RUN, {"GPUS": "two"}, "GPUS: found 'two'"),
+        (RUN, {"IMAGE": 'a"b'}, "IMAGE: found 'a\"b'"),
+        (RUN, {"CLAIM": "a b"}, "CLAIM: found 'a b'"),
+        ((*RUN[:2], "--workdir", "/data/ad"), {}, "--workdir: found '/data/ad'"),
+        ((*RUN[:2], "--workdir=runs/ad"), {}, "--workdir: found 'runs/ad'"),
+        ((*RUN[:2], "--workdir"), {}, "--workdir: found ''"),
     ],
 )
 def test_mistakes_are_one_line(someone, arguments, env, expected):
@@ -230,6 +235,12 @@ def test_mistakes_are_one_line(someone, arguments, env, expected):
     assert err.count("\n") == 1
     assert "; try " in err
     assert asked(someone, "kubectl") == []
+
+
+def test_a_name_stays_a_word(someone):
+    assert run("jobset.sh", *RUN, env=someone | {"NAME": "null"})[0] == 0
+    made = yaml.safe_load(asked(someone, "kubectl")[0]["input"])
+    assert made["metadata"]["name"] == "null"
 
 
 def test_the_longest_name_makes_a_label(someone):

@@ -20,3 +20,13 @@ def test_bash_can_read_it_and_stops_at_the_first_failure(script):
     assert lines[0] == "#!/usr/bin/env bash"
     assert next(line for line in lines if line and not line.startswith("#")) == "set -euo pipefail"
     assert script.stat().st_mode & 0o111 == 0o111
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_what_stands_at_its_head(script, flag):
+    told = subprocess.run(["bash", script, flag], check=True, timeout=30, capture_output=True, text=True, env={}).stdout
+    assert told.startswith("One run over ")
+    assert f"launch/{script.name} --config configs/pretrain_masked.py" in told
+    assert "set -" not in told
+    assert "SBATCH" not in told

@@ -62,6 +62,12 @@ def test_the_dry_run_prints_the_command_and_runs_nothing(slice_):
     assert records(slice_) == []
 
 
+@pytest.mark.parametrize("folder", ["~/code", "/home/me/code"])
+def test_the_home_folder_is_that_of_the_hosts(slice_, folder):
+    told = run("tpu.sh", *RUN, env=slice_ | {"DRY_RUN": "1", "FOLDER": folder, "HOME": "/home/me"})[1]
+    assert "on every host: cd 'code' && exec" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "missing", "expected"),
     [

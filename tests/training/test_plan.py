@@ -364,17 +364,32 @@ def test_plan_from_the_command_line(boxes, tmp_path, capsys):
     command = ["info", "--plan", "--config", str(CONFIGS / "smoke.py"), "--config.augment={}", vit]
     given = [*command, "--input-size=32,32,32", "--devices=2", "--device=h100", "--device=v5e", "--samples=40"]
     assert cli.main(given) == 0
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     for part in ("vit_b16_testing", "volumes 32 x 32 x 32", "devices 2 (data 2)", "h100", "v5e", "10 steps",
                  "all-reduce over data (2)", "limited by", "calculated, not measured"):  # fmt: skip
         assert part in told
     assert "a100" not in told
     # A dataset knows its size and scans.
     assert cli.main([*command, f"--config.data.path={boxes}", "--config.data.batch_size=2"]) == 0
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     assert "volumes 16 x 16 x 16" in told
     train = len(experiment.build(read(f"data.path={boxes}", "data.batch_size=2", name="smoke")).folds["train"])
     assert f"{train // 2} steps, an epoch" in told
+
+
+def test_a_plan_as_json(tmp_path, capsys):
+    command = ["info", "--plan", "--config", str(CONFIGS / "smoke.py"), "--config.model.name=vit_b16_testing"]
+    given = ["--input-size=32,32,32", "--devices=2", "--device=h100", "--samples=40"]
+    assert cli.main([*command, *given, "--json", str(tmp_path / "new" / "plan.json")]) == 0
+    told = json.loads((tmp_path / "new" / "plan.json").read_text())
+    asked = made("model.name=vit_b16_testing", name="smoke", size=(32, 32, 32), count=2, kinds=("h100",), samples=40)
+    assert told["calculated"] is True
+    assert told["devices"] == 2
+    assert told["memory_of_a_device"] == asked.load.memory
+    assert told["flops_of_a_step"] == asked.load.flops | {"forward": asked.load.forward}
+    assert [one["bytes"] for one in told["sent_by_a_device"]] == [one.sent for one in asked.load.exchanged]
+    assert told["least_time_of_a_step"]["h100"]["step"] == asked.times["h100"].step
+    assert told["steps_of_an_epoch"] == 10
 
 
 @pytest.mark.parametrize(
