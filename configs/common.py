@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
             "path": "data/shards",  # folder that `jaxneuro prepare` made
             "batch_size": 8,  # over all devices
             "fraction": 1.0,  # share of the training subjects
+            "leave_out": (),  # sites that are not learnt from: fold ood is then who was seen there, and nobody else
             "normalise": "brain",  # z-score over the brain; "volume" over all voxels; "video"; "none"
             "source": "shards",  # read as the run goes; "memory", "device": kept there; "synthetic": noise, for timing
             "threads": 4,

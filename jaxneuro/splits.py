@@ -157,6 +157,37 @@ def given(scans: Sequence[Scan], folds: Mapping[str, str], *, seed: int = 0) -> 
     return Splits(subjects=subjects, seed=seed, ood_sites=[])
 
 
+def without(scans: Sequence[Scan], splits: Splits, sites: Sequence[str]) -> tuple[Splits, dict[int, str]]:
+    """Return folds that leave sites out: whoever was seen there is in `ood`, which holds nobody else.
+
+    Args:
+      scans: all of the manifest, for a scan without a label tells of a subject's site, too.
+      splits: the folds of the dataset.
+      sites: those to leave out.
+
+    Returns:
+      The folds, and for the number of each scan that is in none of them why that is so: it is of a subject whom the
+      dataset itself holds out, or is a scan elsewhere of someone seen at one of the sites.
+
+    Raises:
+      InputError: a site that no scan has.
+    """
+    there = sorted({s.site for s in scans} - {MISSING}, key=natural)
+    if absent := [site for site in sites if site not in there]:
+        known = f"among {_few(there, 20)}" if there else "none, for no scan has a site"
+        raise InputError(f"data.leave_out: found {', '.join(absent)}, which no scan has; expected {known}")
+    held = {s.subject for s in scans if s.site in sites}
+    folds = {fold: [s for s in subjects if s not in held] for fold, subjects in splits.subjects.items()}
+    own = set(folds["ood"])
+    apart = {}
+    for i, scan in enumerate(scans):
+        if scan.subject in own:
+            apart[i] = "in the dataset's own fold 'ood', and not seen at a site that is left out"
+        elif scan.subject in held and scan.site not in sites:
+            apart[i] = "at another site, of a subject who was seen at a site that is left out, too"
+    return Splits({**folds, "ood": sorted(held)}, splits.seed, list(sites)), apart
+
+
 def select(
     scans: Sequence[Scan],
     splits: Splits,

@@ -80,20 +80,23 @@ def on(
 ) -> Experiment:
     """Return what `build` returns, on a dataset that is open, whatever `data.path` says."""
     config = ml_collections.FrozenConfigDict(config)
-    tasks = _tasks(config, dataset, kept) if config.objective.name == "supervised" else ()
+    # Runs of before there was the key have none.
+    left_out = [str(site) for site in config.data.get("leave_out", ())]
+    subjects, apart = splits.without(dataset.scans, dataset.splits, left_out) if left_out else (dataset.splits, {})
+    tasks = _tasks(config, dataset.scans, subjects, kept) if config.objective.name == "supervised" else ()
     labels, usable, excluded = labels_for(tasks, dataset.scans)
+    excluded += Counter(apart[i] for i in usable.tolist() if i in apart)
+    usable = np.array([i for i in usable if i not in apart], int)
     folds = {}
     for fold in splits.FOLDS:
         fraction = config.data.fraction if fold == "train" else 1.0
         scans = [dataset.scans[i] for i in usable]
-        folds[fold] = usable[splits.select(scans, dataset.splits, fold, fraction=fraction)].tolist()
+        folds[fold] = usable[splits.select(scans, subjects, fold, fraction=fraction)].tolist()
     for fold in ("train", "validation"):
         if not folds[fold]:
             wanted = f" for task '{tasks[0].name}'; expected scans with a known {tasks[0].target}" if tasks else ""
-            raise InputError(
-                f"{dataset.path}: fold '{fold}' is empty{wanted}; left out: {dict(excluded)}; prepare with another "
-                "--validation or --seed"
-            )
+            instead = "leave out fewer sites" if left_out else "prepare with another --validation or --seed"
+            raise InputError(f"{dataset.path}: fold '{fold}' is empty{wanted}; left out: {dict(excluded)}; {instead}")
     splits.check_disjoint({fold: [dataset.scans[i] for i in numbers] for fold, numbers in folds.items()})
     for task in tasks:
         absent = [c for i, c in enumerate(task.classes) if i not in labels[task.name][folds["train"]]]
@@ -106,6 +109,7 @@ def on(
                     f"{', '.join(there[:10])}{', ...' if there[10:] else ''}"
                 )
             more = "raise --config.data.fraction or " if config.data.fraction < 1 else ""
+            more += "leave out fewer sites or " if left_out else ""
             raise InputError(f"{dataset.path}: fold 'train' holds no scan {what}; {more}check the task '{task.name}'")
     made = pairing.pair(config, pairing.Material(dataset.shape, dataset.scans, tasks, labels, folds["train"], kept))
     return Experiment(
@@ -153,12 +157,12 @@ def labels_for(tasks: tuple[Task, ...], scans: list[Scan]) -> tuple[dict[str, np
 _KEYS = ("kind", "target", "classes", "ignore", "only", "weight")
 
 
-def _tasks(config: Any, dataset: records.Dataset, kept: list[dict[str, Any]] | None) -> tuple[Task, ...]:
+def _tasks(config: Any, scans: list[Scan], folds: splits.Splits, kept: list[dict[str, Any]] | None) -> tuple[Task, ...]:
     """Return the main task and those learnt along with it."""
     if config.task.name in config.also:
         raise InputError(f"also: found '{config.task.name}', the name of the task itself; expected another")
-    train = set(dataset.splits.subjects["train"])
-    seen = [s for s in dataset.scans if s.subject in train]
+    train = set(folds.subjects["train"])
+    seen = [s for s in scans if s.subject in train]
     tasks: list[Task] = []
     named: dict[str, Any] = {config.task.name: config.task, **dict(config.also.items())}
     for name, t in named.items():

@@ -25,6 +25,8 @@ _BEGUN = (lock.FILE, f".{_CONFIG}.partial")
 #: Config keys that may differ between a run and its resumption: what is learned does not hang on them (a mesh changes
 #: the order of sums, so the last bits), and that moved data are the same data is checked by their hashes.
 _FREE = ("data.path", "data.threads", "data.prefetch", "data.source", "training.log_every", "training.keep", "mesh.")
+#: Keys that runs of before have not, and what they did.
+_LATER: dict[str, Any] = {"data.leave_out": []}
 #: The value of data.source that is no data.
 _NOISE = "synthetic"
 #: Entries of a dataset's card that must not change during the life of a run.
@@ -141,7 +143,7 @@ def check_config(
     path = Path(workdir) / _CONFIG
     if path.is_file():
         there = records.read_json(path, expected=f"the config of a run; choose {instead}")
-        old, new = _flat(there), _flat(json.loads(json.dumps(config)))
+        old, new = (_LATER | _flat(of) for of in (there, json.loads(json.dumps(config))))
         differ = [
             f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
             for k in sorted({*old, *new})

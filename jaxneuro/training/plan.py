@@ -89,7 +89,7 @@ def make(
         samples = samples or len(parts.folds["train"])
     else:
         config = config.copy_and_resolve_references()
-        config.data.fraction = 1.0  # `samples` says how many there are
+        config.data.update(fraction=1.0, leave_out=())  # `samples` says how many there are
         parts = experiment.on(config, _dataset(config, (*input_size, channels), classes))
     loop.check_parts(config, parts, mesh)
     feed.check(config.data.source)

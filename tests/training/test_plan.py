@@ -322,13 +322,13 @@ def test_what_cannot_be_planned_is_refused(keywords, overrides, told, tmp_path, 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_config_has_a_dataset_that_is_not_there(name):
     config = read(name=name)
-    shape, classes = (64, 64, 64, 1), 7 if name == "pretrain_video" else None
+    shape, classes = (64, 64, 64, 1), 7 if name in ("pretrain_video", "probe_site") else None
     parts = experiment.on(config, plan._dataset(config, shape, classes))
     assert parts.dataset.shape == shape
     assert parts.model.input_size == shape[:3] if name != "pretrain_masked" else parts.model.encoder.input_size
     if classes:
         assert parts.model.num_outputs == 7
-        assert parts.dataset.card["dtype"] == "uint8"
+        assert parts.dataset.card["dtype"] == ("uint8" if name == "pretrain_video" else "float16")
         with pytest.raises(InputError, match="--num-outputs"):
             plan._dataset(config, shape, None)
 
