@@ -131,5 +131,10 @@ def get_config() -> Study:
                 title="AD classification, by the share of the training subjects", kind="fractions", tasks=("ad",),
                 fractions=(1.0, 0.1),
             ),
+            "sites": Sheet(
+                title="AD classification, each site left out", kind="sites", tasks=("ad",),
+                rows=("densenet-scratch", "densenet-healthy", "densenet-single"), sites=("A", "B", "C"),
+            ),
+            "probe": Sheet(title="Site read from the features of AD networks", kind="probe", tasks=("ad",)),
         },
     )  # fmt: skip

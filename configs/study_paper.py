@@ -116,5 +116,8 @@ def get_config() -> Study:
                 ),
                 fractions=(1.0, 0.1),
             ),
+            # ADNIMERGE names sites, more than fifty. To leave out each would be a hundred runs a row and more:
+            # docs/study.md says how to do so for the largest.
+            "probe": Sheet(title="Site read from the features of AD networks", kind="probe", tasks=("ad",)),
         },
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""The smallest study that goes through everything: three rows, a pre-training, two tasks, two fractions, two seeds.
+"""The smallest study that goes through everything: three rows, a pre-training, two tasks, two fractions, two seeds, two
+sites left out, and probes for the site.
 
     jaxneuro study --config configs/study_tiny.py --out runs/study-tiny       (make study)
 
@@ -70,6 +71,14 @@ def get_config() -> Study:
             "table4": Sheet(
                 title="AD classification, by the share of the training subjects", kind="fractions", tasks=("ad",),
                 fractions=(1.0, 0.5),
+            ),
+            "sites": Sheet(
+                title="AD classification, each site left out", kind="sites", tasks=("ad",), rows=("densenet-scratch",),
+                sites=("A", "B"),
+            ),
+            "probe": Sheet(
+                title="Site read from the features of AD networks", kind="probe", tasks=("ad",),
+                rows=("densenet-scratch", "densenet-healthy"),
             ),
         },
         resamples=200,

@@ -71,6 +71,27 @@ def estimate(found: Found, metric: str) -> Estimate:
     return Estimate(spread.mean, spread.sd, spread.n, low, high)
 
 
+def over_sites(of: Sequence[Found], metric: str) -> Estimate | None:
+    """Return the mean over sites of one metric, with its mean and deviation over the seeds that every site has.
+
+    It has no interval: that over people would say how well these sites are known, not what another one would give.
+
+    Args:
+      of: what was found at each site.
+      metric: its name.
+
+    Returns:
+      The estimate; None where no seed has every site.
+    """
+    seeds = [seed for seed in of[0].seeds if all(seed in one.seeds for one in of)]
+    if not seeds:
+        return None
+    undefined = np.full(max(len(one.seeds) for one in of), math.nan)
+    values = [[one.metrics.get(metric, undefined)[one.seeds.index(seed)] for one in of] for seed in seeds]
+    spread = comparisons.over_seeds(np.mean(values, axis=1).tolist())
+    return Estimate(spread.mean, spread.sd, spread.n, math.nan, math.nan)
+
+
 def compare(found: Mapping[Key, Found], pairs: Sequence[Pair], *, alpha: float = 0.05) -> dict[Pair, Compared]:
     """Return what each of several paired tests says, after Holm's correction over all of them.
 

@@ -11,11 +11,18 @@ from typing import Any
 from jaxneuro import configuration
 from jaxneuro.errors import InputError
 from jaxneuro.study import plan, progress, published
+from jaxneuro.study.gather import TEST
 from jaxneuro.study.plan import Run, Training, known
-from jaxneuro.study.spec import UNSEEN, Dataset, Sheet, Study
+from jaxneuro.study.spec import PROBE, UNSEEN, WITHOUT, Dataset, Sheet, Study
 
 #: Kinds of sheets, and what each is of.
-KINDS = {"metrics": "one task and one fraction", "tasks": "one fraction", "fractions": "one task"}
+KINDS = {
+    "metrics": "one task and one fraction",
+    "tasks": "one fraction",
+    "fractions": "one task",
+    "sites": "one task and one fraction",
+    "probe": "one task and one fraction",
+}
 #: What can be said of the preparation of a synthetic cohort.
 _PREPARE = ("recipe", "skip", "subject_prefix", "validation", "test", "ood_sites", "seed", "compression")
 _TAKEN = ("values", "comparisons")
@@ -65,8 +72,9 @@ def check(study: Study) -> None:
                 raise InputError(f"{where}: found the name {name!r}; expected letters, digits, '.', '_' and '-'")
         if not names and where != "pretrainings":
             raise InputError(f"{where}: found none; expected at least one")
-    if UNSEEN in study.datasets:
-        raise InputError(f"datasets: found the name '{UNSEEN}'; expected another: it is that of held-out sites")
+    for name in study.datasets:
+        if name in (TEST, UNSEEN) or name.startswith((WITHOUT, PROBE)):
+            raise InputError(f"datasets: found the name '{name}'; expected another: results of the task's own have it")
     _check_numbers(study)
     for name, dataset in study.datasets.items():
         if bool(dataset.path) == (dataset.cohort is not None):
@@ -145,6 +153,36 @@ def _check_sheet(study: Study, name: str, sheet: Sheet) -> None:
     ):
         for value in values:
             known(f"sheets.{name}.{key}", value, among)
+    if sheet.kind in ("sites", "probe") and sheet.fractions != (1.0,):
+        raise InputError(
+            f"sheets.{name}.fractions: found {sheet.fractions[0]}; expected 1.0 in a sheet of {sheet.kind}"
+        )
+    _check_sites(study, name, sheet)
+
+
+def _check_sites(study: Study, name: str, sheet: Sheet) -> None:
+    """Refuse sites that cannot be left out, and rows whose first weights saw whom they would be tested on."""
+    where = f"sheets.{name}.sites"
+    if bool(sheet.sites) != (sheet.kind == "sites"):
+        found, expected = ("some", "none") if sheet.sites else ("none", "those to leave out, one at a time,")
+        raise InputError(f"{where}: found {found}; expected {expected} in a sheet of {sheet.kind}")
+    task = study.tasks[sheet.tasks[0]]
+    for i, site in enumerate(sheet.sites):
+        if not _NAME.fullmatch(site) or site in sheet.sites[:i]:
+            raise InputError(
+                f"{where}: found {site!r}; expected letters, digits, '.', '_' and '-', for folders are called by it, "
+                "and each site once"
+            )
+    for row in study.rows_of(sheet) if sheet.sites else ():
+        dataset = plan.dataset_of(task.dataset, row)
+        if (of := study.datasets[dataset]).cohort is not None:
+            for site in sheet.sites:
+                known(where, site, progress.cohort_spec(of).sites)
+        if row.pretraining and study.pretrainings[row.pretraining].dataset == dataset:
+            raise InputError(
+                f"sheets.{name}.rows: found '{row.name}', whose first weights saw people of these sites (pretraining "
+                f"{row.pretraining}, on {dataset}); expected rows from scratch or from other data"
+            )
 
 
 def _check_configs(study: Study) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,20 @@ from jaxneuro import records
 from jaxneuro.errors import InputError
 from jaxneuro.study import plan, progress
 from jaxneuro.study.plan import Run
-from jaxneuro.study.spec import UNSEEN, Study
+from jaxneuro.study.spec import PROBE, UNSEEN, WITHOUT, Study
 
 TEST = "test"
+#: Beside `PROBE`, what the same networks tell before any training.
+UNTRAINED = f"{PROBE}-untrained"
+_AGAIN = "what jaxneuro study writes; delete the folder of this run and give the same command again"
 
 
 class Key(NamedTuple):
-    """Say what was tested on what: `set` is "test", "ood", or the name of a zero-shot dataset, as the task has it."""
+    """Say what was tested on what: `set` is "test", "ood", the name of a zero-shot dataset, as the task has it, or
+    "without-SITE", the people of a site that was left out of training.
+
+    Of probes for the site it is `PROBE` or `UNTRAINED`.
+    """
 
     task: str
     row: str
@@ -36,8 +43,9 @@ class Found:
     Attributes:
       seeds: those that are finished.
       kind: of the task: "binary", "multiclass" or "regression".
-      metrics: name to the values of the seeds [seeds]; NaN where one is undefined.
-      scans: (subject, session) of each scan [n], in order.
+      metrics: name to the values of the seeds [seeds]; NaN where one is undefined. Those of a probe have "chance", the
+        most that a guess can expect, and "scans" and "sites", how many there are in the test.
+      scans: (subject, session) of each scan [n], in order; none of a probe, which keeps no predictions.
       target: [n].
       predictions: [seeds, n]: probability of class 1, or the unit of the target.
       synthetic: whether the scans are.
@@ -65,27 +73,57 @@ def gather(study: Study, out: Path) -> dict[Key, Found]:
     Raises:
       InputError: a file is not what an evaluation writes, or seeds of one row were tested on different scans.
     """
-    runs: dict[tuple[str, str, float], list[Run]] = {}
+    runs: dict[tuple[str, str, float, str], list[Run]] = {}
     for job in plan.jobs(study, out):
         if isinstance(job, Run) and progress.finished(job):
-            runs.setdefault((job.task, job.row, job.fraction), []).append(job)
+            runs.setdefault((job.task, job.row, job.fraction, job.without), []).append(job)
     found = {}
-    for (task, row, fraction), of in runs.items():
+    for (task, row, fraction, without), of in runs.items():
+        seeds = [job.seed for job in of]
         others = dict(plan.zero_shot(study.tasks[task], study.row(row)))
-        for name in (TEST, *others):
+        for name in (f"{WITHOUT}-{without}",) if without else (TEST, *others):
             # Of another dataset everyone is tested, as the fold `ood` of an evaluation of its own.
-            dataset = others[name] if name not in (TEST, UNSEEN) else ""
+            dataset = others[name] if name in others and name != UNSEEN else ""
             folders = [progress.evaluations(job)[dataset][0] for job in of]
             fold = TEST if name == TEST else "ood"
-            found[Key(task, row, fraction, name)] = _join([job.seed for job in of], folders, fold)
+            found[Key(task, row, fraction, name)] = _join(seeds, folders, fold)
+        if of[0].probed:
+            told = [
+                records.read_json(progress.probe(job), ("trained", "untrained", "data", "interval"), expected=_AGAIN)
+                for job in of
+            ]
+            for name, network in ((PROBE, "trained"), (UNTRAINED, "untrained")):
+                found[Key(task, row, fraction, name)] = _probed(seeds, told, network)
     return found
+
+
+def _probed(seeds: Sequence[int], told: Sequence[Mapping[str, Any]], network: str) -> Found:
+    """Return what probes of several runs, or of the same networks untrained, found on the test."""
+    folds = [of[network]["folds"][TEST] for of in told]
+    sites = [sum(count > 0 for count in fold["class_counts"].values()) for fold in folds]
+    metrics = {
+        "balanced_accuracy": [_value(fold["metrics"].get("balanced_accuracy")) for fold in folds],
+        # The mean recall of who does not look at the scan: at the most all of one site, and none of the others.
+        "chance": [1 / n if n else math.nan for n in sites],
+        "sites": sites,
+        "scans": [fold["scans"] for fold in folds],
+    }
+    return Found(
+        seeds=tuple(seeds),
+        kind="multiclass",
+        metrics={name: np.array(values, float) for name, values in metrics.items()},
+        scans=(),
+        target=np.zeros(0),
+        predictions=np.zeros((len(seeds), 0)),
+        synthetic=any(bool(of["data"].get("synthetic")) for of in told),
+        level=told[0]["interval"]["level"],
+    )
 
 
 def _join(seeds: Sequence[int], folders: Sequence[Path], fold: str) -> Found:
     """Return what several runs found on one fold; their scans are put in order."""
-    again = "what jaxneuro study writes; delete the folder of this run and give the same command again"
     told: list[dict[str, Any]] = [
-        records.read_json(folder / "metrics.json", ("task", "folds", "data", "interval"), expected=again)
+        records.read_json(folder / "metrics.json", ("task", "folds", "data", "interval"), expected=_AGAIN)
         for folder in folders
     ]
     tested = [read_predictions(folder / "predictions.csv", fold) for folder in folders]

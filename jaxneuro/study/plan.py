@@ -11,7 +11,7 @@ import ml_collections
 
 from jaxneuro import configuration
 from jaxneuro.errors import InputError
-from jaxneuro.study.spec import UNSEEN, Dataset, Row, Study, Task
+from jaxneuro.study.spec import UNSEEN, WITHOUT, Dataset, Row, Study, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +61,30 @@ class Run(Training):
 
     Attributes:
       task, row, fraction, seed: which run of the study it is.
+      without: a site that is left out of training, and tested on; "" for none.
       others: name of each other dataset, and its shards.
+      probed: whether its features are probed for the site.
     """
 
     task: str
     row: str
     fraction: float
     seed: int
+    without: str = ""
     others: tuple[tuple[str, Path], ...] = ()
+    probed: bool = False
+
+    def probe(self) -> ml_collections.ConfigDict:
+        """Return the config of the probe for the site, on the data of the run."""
+        config = configuration.read("configs/probe_site.py", [f"--config.seed={self.seed}"])
+        config.data.update(self.wanted().data)
+        return config
 
 
-def run_name(task: str, row: str, fraction: float, seed: int) -> str:
+def run_name(task: str, row: str, fraction: float, seed: int, without: str = "") -> str:
     """Return the name of a run's job, which is its folder within the study's."""
-    return f"runs/{task}/{row}/{fraction:g}/seed-{seed}"
+    of = f"{WITHOUT}-{without}" if without else f"{fraction:g}"
+    return f"runs/{task}/{row}/{of}/seed-{seed}"
 
 
 def jobs(study: Study, out: Path) -> list[Job]:
@@ -86,12 +97,13 @@ def jobs(study: Study, out: Path) -> list[Job]:
       out: its folder; absolute, or as seen from where all its commands are given.
     """
     wanted = [
-        (seed, task, fraction, row.name)
+        (seed, task, fraction, row.name, without)
         for seed in study.seeds
         for sheet in study.sheets.values()
         for task in sheet.tasks
         for fraction in sheet.fractions
         for row in study.rows_of(sheet)
+        for without in (sheet.sites if sheet.kind == "sites" else ("",))
     ]
     # Sheets share runs.
     runs = [_run(study, out, *run) for run in dict.fromkeys(wanted)]
@@ -141,10 +153,17 @@ def missing(some: Iterable[Job]) -> list[str]:
     return [f"{hint}: found no folder '{path}'" for path, hint in outside.items() if not path.is_dir()]
 
 
-def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, row_name: str) -> Run:
+def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, row_name: str, without: str) -> Run:
     task, row = study.tasks[task_name], study.row(row_name)
-    dataset = _dataset(task.dataset, row)
-    others = [_dataset(name, row) for name in task.zero_shot if name != UNSEEN]
+    dataset = dataset_of(task.dataset, row)
+    others = [] if without else [dataset_of(name, row) for name in task.zero_shot if name != UNSEEN]
+    probed = not without and any(
+        sheet.kind == "probe"
+        and task_name in sheet.tasks
+        and fraction in sheet.fractions
+        and row in study.rows_of(sheet)
+        for sheet in study.sheets.values()
+    )
     given = [
         *task.overrides,
         *row.overrides,
@@ -152,6 +171,7 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
         f"data.path={_shards(study, out, dataset)}",
         f"data.fraction={float(fraction)}",
         f"seed={seed}",
+        *([f"data.leave_out={(without,)!r}"] if without else []),
     ]
     needs, outside = _data_of(study, (dataset, *others))
     if row.pretraining:
@@ -162,7 +182,7 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
             outside.append((weights, f"pretrainings.{row.pretraining}.weights"))
         else:
             needs.append(f"pretraining/{row.pretraining}")
-    name = run_name(task_name, row.name, fraction, seed)
+    name = run_name(task_name, row.name, fraction, seed, without)
     return Run(
         name=name,
         folder=out / name,
@@ -174,7 +194,9 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
         row=row.name,
         fraction=fraction,
         seed=seed,
+        without=without,
         others=tuple((name, _shards(study, out, name)) for name in others),
+        probed=probed,
     )
 
 
@@ -208,10 +230,11 @@ def merged(overrides: Iterable[str]) -> tuple[str, ...]:
 
 def zero_shot(task: Task, row: Row) -> list[tuple[str, str]]:
     """Return for each zero-shot set of a task its name, and that of the dataset that the row is tested on."""
-    return [(name, _dataset(name, row)) for name in task.zero_shot]
+    return [(name, dataset_of(name, row)) for name in task.zero_shot]
 
 
-def _dataset(name: str, row: Row) -> str:
+def dataset_of(name: str, row: Row) -> str:
+    """Return the name of the dataset that a row takes in the place of one."""
     return row.instead.get(name, name)
 
 

@@ -20,7 +20,7 @@ from jaxneuro import lock, records
 from jaxneuro.errors import InputError
 from jaxneuro.prepare import cohort
 from jaxneuro.study.plan import Data, Job, Run, Training
-from jaxneuro.study.spec import Dataset
+from jaxneuro.study.spec import PROBE, Dataset
 from jaxneuro.study.tables import Table
 from jaxneuro.training import journal
 
@@ -85,12 +85,18 @@ def evaluations(job: Run) -> dict[str, tuple[Path, Path | None]]:
     return own | {name: (job.folder / f"evaluation-{name}", shards) for name, shards in job.others}
 
 
+def probe(job: Run) -> Path:
+    """Return where a run that is probed for the site has what came of it."""
+    return job.folder / PROBE / "probe.json"
+
+
 def finished(job: Job) -> bool:
     """Tell whether what a job is to make is there."""
     if isinstance(job, Data):
         return (job.folder / "shards" / "card.json").is_file()
     if isinstance(job, Run):
-        return all((folder / "metrics.json").is_file() for folder, _ in evaluations(job).values())
+        tested = all((folder / "metrics.json").is_file() for folder, _ in evaluations(job).values())
+        return tested and (not job.probed or probe(job).is_file())
     return (job.folder / DONE).is_file()
 
 

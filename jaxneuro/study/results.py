@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from jaxneuro import configuration
 from jaxneuro.study import compare, plan, progress, published, tables
 from jaxneuro.study.compare import Compared, Estimate, Pair
-from jaxneuro.study.gather import TEST, Found, Key, gather
+from jaxneuro.study.gather import TEST, UNTRAINED, Found, Key, gather
 from jaxneuro.study.plan import Run
-from jaxneuro.study.spec import UNSEEN, Row, Sheet, Study
+from jaxneuro.study.spec import PROBE, UNSEEN, WITHOUT, Row, Sheet, Study
 from jaxneuro.study.tables import Table
 
 #: Metrics of a sheet of one task, the main one first.
@@ -36,6 +36,16 @@ HOW = (
     "paired test, for MAE the paired bootstrap over subjects. Holm's correction is over all comparisons of a table.",
     "Different: Holm's p is below 0.05 and the ranges over seeds do not overlap. Within noise: these scans do not show "
     "a difference, not that there is none.",
+)
+OF_SITES = (
+    "Each site is tested by networks that were trained without anyone who was seen there. The mean over sites has no "
+    "interval: that over people would say how well these sites are known, not what another one would give. The worst "
+    "site was chosen for being it, so its value is pessimistic, the more so the more and the smaller the sites are."
+)
+OF_PROBES = (
+    "How well logistic regression on a network's frozen features names the site of a scan, as the mean recall of the "
+    "sites. High, the features carry the scanner, or what else sites differ in (age, sex, disease); beside it the same "
+    "network untrained, and the most that a guess can expect. Intervals are in each probe.json."
 )
 
 
@@ -65,6 +75,17 @@ class Result(NamedTuple):
 
 def columns(study: Study, sheet: Sheet, kinds: Mapping[str, str]) -> tuple[Column, ...]:
     """Return the columns of a sheet; `kinds` are those of the tasks, by name."""
+    if sheet.kind == "sites":
+        return _columns_of_sites(sheet, tables.MAIN_METRIC[kinds[sheet.tasks[0]]])
+    if sheet.kind == "probe":
+        return tuple(
+            Column(sheet.tasks[0], 1.0, name, metric, head, False)
+            for name, metric, head in (
+                (PROBE, "balanced_accuracy", "Site, balanced accuracy: trained"),
+                (UNTRAINED, "balanced_accuracy", "untrained"),
+                (PROBE, "chance", "chance"),
+            )
+        )
     found = []
     for task in sheet.tasks:
         main = tables.MAIN_METRIC[kinds[task]]
@@ -75,11 +96,17 @@ def columns(study: Study, sheet: Sheet, kinds: Mapping[str, str]) -> tuple[Colum
             sets = [TEST, *(study.tasks[task].zero_shot if sheet.kind != "fractions" else ())]
             for name in sets:
                 for metric in metrics if name == TEST else (main,):
-                    unit = " (years)" if metric in ("mae", "rmse") else ""  # of age, the one regression
                     title = f"{study.tasks[task].title}, " if several else ""
-                    head = f"{title}{_set_title(study, task, name)}{share}: {tables.METRIC_NAMES[metric]}{unit}"
+                    head = f"{title}{_set_title(study, task, name)}{share}: {_metric_title(metric)}"
                     found.append(Column(task, fraction, name, metric, head, metric == main))
     return tuple(found)
+
+
+def _columns_of_sites(sheet: Sheet, metric: str) -> tuple[Column, ...]:
+    """Return a column a site, and that of the mean over them."""
+    (task,), title = sheet.tasks, _metric_title(metric)
+    of_each = (Column(task, 1.0, f"{WITHOUT}-{site}", metric, f"Site {site}: {title}", True) for site in sheet.sites)
+    return (*of_each, Column(task, 1.0, WITHOUT, metric, f"Mean over sites: {title}", False))
 
 
 def result(study: Study, sheet: Sheet, found: Mapping[Key, Found], kinds: Mapping[str, str]) -> Result:
@@ -92,6 +119,12 @@ def result(study: Study, sheet: Sheet, found: Mapping[Key, Found], kinds: Mappin
         for column in chosen
         if column.of(row) in found
     }
+    if sheet.kind == "sites":
+        *of_each, mean = chosen
+        for row in rows:
+            there = [found[column.of(row)] for column in of_each if column.of(row) in found]
+            if len(there) == len(of_each) and (over := compare.over_sites(there, mean.metric)):
+                values[row.name, mean] = over
     pairs = [
         Pair(column.of(row), column.of(scratch), column.metric)
         for row in rows
@@ -104,14 +137,19 @@ def result(study: Study, sheet: Sheet, found: Mapping[Key, Found], kinds: Mappin
 def table(study: Study, of: Result, found: Mapping[Key, Found]) -> Table:
     """Return a sheet as a table: a row for each network and start, and beneath it the paper's."""
     rows = []
+    worst = of.sheet.kind == "sites"
     for row in study.rows_of(of.sheet):
-        cells = (_cell(of.values.get((row.name, column)), len(study.seeds)) for column in of.columns)
-        rows.append((row.backbone, row.initial, *cells))
+        cells = [_cell(of.values.get((row.name, column)), column, len(study.seeds)) for column in of.columns]
+        rows.append((row.backbone, row.initial, *cells, *([_worst(of, row)] if worst else [])))
         paper = [_published(study, row, column) for column in of.columns]
         if any(paper):
             rows.append(("", "in the paper", *(cell or "n/a" for cell in paper)))
     notes = [note for column in of.columns if column.main for note in _sizes(study, of, column, found)]
-    return Table(of.sheet.title, ("Backbone", "Initial", *(c.head for c in of.columns)), tuple(rows), tuple(notes))
+    if of.sheet.kind == "probe":
+        notes += _sizes_of_probes(study, of, found)
+    notes += {"sites": [OF_SITES], "probe": [OF_PROBES]}.get(of.sheet.kind, [])
+    head = ("Backbone", "Initial", *(c.head for c in of.columns), *(["Worst site"] if worst else []))
+    return Table(of.sheet.title, head, tuple(rows), tuple(notes))
 
 
 def differences(study: Study, of: Result) -> Table:
@@ -208,12 +246,18 @@ def _set_title(study: Study, task: str, name: str) -> str:
     return f"{own}, unseen site (0-shot)" if name == UNSEEN else f"{study.datasets[name].title} (0-shot)"
 
 
-def _cell(of: Estimate | None, seeds: int) -> str:
+def _metric_title(metric: str) -> str:
+    return tables.METRIC_NAMES[metric] + (" (years)" if metric in ("mae", "rmse") else "")  # of age, the one regression
+
+
+def _cell(of: Estimate | None, column: Column, seeds: int) -> str:
     """Format an estimate as `0.912 (SD 0.005; 0.880 to 0.940)`."""
     if of is None:
         return "n/a"
     if not of.n:
         return "undefined"
+    if column.metric == "chance":
+        return tables.number(of.mean, DIGITS)
     said = [f"SD {tables.number(of.sd, DIGITS)}"] if of.n > 1 else []
     if of.n < seeds or of.n == 1:
         said.append(f"{of.n} of {seeds} seeds" if seeds > 1 else "1 seed")
@@ -222,7 +266,22 @@ def _cell(of: Estimate | None, seeds: int) -> str:
     return f"{tables.number(of.mean, DIGITS)} ({'; '.join(said)})"
 
 
+def _worst(of: Result, row: Row) -> str:
+    """Name the site with the worst mean over seeds, once every site has one."""
+    means = {
+        site: of.values[row.name, column].mean
+        for site, column in zip(of.sheet.sites, of.columns, strict=False)  # the last is of their mean
+        if (row.name, column) in of.values and of.values[row.name, column].n
+    }
+    if len(means) < len(of.sheet.sites):
+        return "n/a"
+    site = (max if of.columns[0].metric == "mae" else min)(means, key=lambda site: means[site])
+    return f"{site}: {tables.number(means[site], DIGITS)}"
+
+
 def _published(study: Study, row: Row, column: Column) -> str:
+    if column.set not in (TEST, *study.tasks[column.task].zero_shot):
+        return ""
     where = "test" if column.set == TEST else "zero-shot"
     number = published.NUMBERS.get(
         (row.published, study.tasks[column.task].published, column.fraction, where, column.metric)
@@ -251,6 +310,14 @@ def _sizes(study: Study, of: Result, column: Column, found: Mapping[Key, Found])
     of_mean = there[0].metrics.get("mae_of_mean") if column.metric == "mae" else None
     mean = f"; predicting the training mean: {tables.number(of_mean[0], DIGITS)}" if of_mean is not None else ""
     return [f"{column.head}: {scans} scans{mean}."]
+
+
+def _sizes_of_probes(study: Study, of: Result, found: Mapping[Key, Found]) -> list[str]:
+    """Say how many scans and sites probes are tested on."""
+    key = of.columns[0].of
+    there = [found[key(row)].metrics for row in study.rows_of(of.sheet) if key(row) in found]
+    sizes = dict.fromkeys((int(m["scans"][0]), int(m["sites"][0])) for m in there)
+    return [f"Probes: {' or '.join(f'{scans:,} scans of {sites} sites' for scans, sites in sizes)}."] if sizes else []
 
 
 def _raw(values: Sequence[float]) -> list[str]:

@@ -8,6 +8,10 @@ from typing import Any
 
 #: Of a task's zero-shot sets, the sites that its own dataset holds out whole.
 UNSEEN = "ood"
+#: Of results, the people of a site that was left out of training: `without-SITE`.
+WITHOUT = "without"
+#: Of results, how well a linear model names the site of scans.
+PROBE = "probe-site"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +94,12 @@ class Sheet:
 
     Attributes:
       title: above it.
-      kind: "metrics" (every metric of one task), "tasks" (the main metric of each) or "fractions" (of one task, by
-        the share of the training subjects).
+      kind: "metrics" (every metric of one task), "tasks" (the main metric of each), "fractions" (of one task, by the
+        share of the training subjects), "sites" (of one task, each site tested by networks that were trained without
+        it) or "probe" (how well a linear model names the site of a scan from the features of one task's networks).
       tasks, rows: names; no rows stand for all.
       fractions: shares of the training subjects, keys of the study's `fractions`.
+      sites: of a sheet of sites, those that are left out, one at a time.
     """
 
     title: str
@@ -101,6 +107,7 @@ class Sheet:
     tasks: tuple[str, ...]
     rows: tuple[str, ...] = ()
     fractions: tuple[float, ...] = (1.0,)
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import jax
 
 from jaxneuro import lock, terminal
 from jaxneuro.errors import BusyError, InputError, Preempted
-from jaxneuro.evaluation import evaluate
+from jaxneuro.evaluation import evaluate, probe
 from jaxneuro.prepare import cohort
 from jaxneuro.prepare import run as preparing
 from jaxneuro.study import plan, progress
@@ -159,6 +159,8 @@ def _run(job: Any, means: Means) -> None:
     for out, shards in progress.evaluations(job).values():
         if not (out / "metrics.json").is_file():
             evaluate.evaluate(job.folder, data=shards, out=out, resamples=means.resamples)
+    if job.probed and not (there := progress.probe(job)).is_file():
+        probe.probe(job.folder, job.probe(), there.parent, resamples=means.resamples)
 
 
 #: How each kind of job is done.

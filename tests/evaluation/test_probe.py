@@ -8,6 +8,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from jaxneuro import cli, interop, manifest, models, records
 from jaxneuro.errors import InputError, LeakageError
@@ -226,6 +230,29 @@ def test_weights_of_another_grid_or_of_several_channels_are_adapted_and_told(box
         probe.probe(colour, smoke_config(boxes), tmp_path / "b")
     result = probe.probe(colour, smoke_config(boxes, "init.channels=sum"), tmp_path / "b", resamples=5)
     assert result["model"]["adapted"] == {"params/patch_embed/proj/kernel": "sum over 3 channels"}
+
+
+def test_sites_are_told_apart_but_for_those_that_no_training_scan_has(run, boxes, tmp_path):
+    config = smoke_config(boxes, name="probe_site")
+    result = probe.probe(run, config, features=tmp_path / "f.npz", resamples=5)
+    assert json.loads((run / "probe-site" / "probe.json").read_text()) == result
+    assert result["task"]["classes"] == ["A", "B", "C"]
+    # 12 of 48 people are at D, which is held out; 4 of them have two scans.
+    (left_out,) = result["excluded"]
+    assert (left_out["scans"], left_out["reason"].split(" is ")[0]) == (16, "site 'D'")
+    assert result["probe"]["folds"]["ood"] == 0
+    for network in ("trained", "untrained"):
+        assert result[network]["folds"]["ood"]["reason"] == "the fold is empty"
+        test = result[network]["folds"]["test"]
+        assert sum(test["class_counts"].values()) == test["scans"] == 9
+    # By scikit-learn, whole, from the features that were written.
+    kept = np.load(tmp_path / "f.npz")
+    linear = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=1 / result["trained"]["penalty"], class_weight="balanced", max_iter=10_000),
+    ).fit(kept["train_features"], kept["train_target"].astype(int))
+    expected = balanced_accuracy_score(kept["test_target"], linear.predict(kept["test_features"]))
+    assert result["trained"]["folds"]["test"]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(expected)
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ def fake(job):
         for folder, _ in progress.evaluations(job).values():
             folder.mkdir()
             (folder / "metrics.json").write_text(f'"{job.name}"')
+        if job.probed:
+            write_probe(job, [1, 1], 0.5, 0.5)
     else:
         write_config(job)
         (job.folder / "done").touch()
@@ -57,6 +59,18 @@ def write_config(job):
     """Write the config of a run into its folder, as training does."""
     job.folder.mkdir(parents=True)
     journal.write_json(job.folder / "config.json", job.wanted().to_dict())
+
+
+def write_probe(job, counts, trained, untrained):
+    """Write the probe.json of a run for the site: so many test scans at each site, and the balanced accuracies."""
+    fold = {"class_counts": dict(zip("ABC", counts, strict=False)), "scans": sum(counts)}
+    told = {
+        name: {"folds": {"test": {**fold, "metrics": {"balanced_accuracy": {"value": value}}}}}
+        for name, value in (("trained", trained), ("untrained", untrained))
+    }
+    file = progress.probe(job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**told, "data": {"synthetic": True}, "interval": {"level": 0.95}}))
 
 
 def write_tested(folder, fold, task, metrics, target, prediction, *, subjects=None, synthetic=True):

@@ -17,6 +17,7 @@ from tests.conftest import CONFIGS
 from tests.study.studies import TINY, small
 
 OUT = Path("/s")
+ROW, PRE = small().rows
 
 
 def jobs(name):
@@ -60,10 +61,10 @@ def test_the_papers_study_by_hand():
 
 
 def test_the_synthetic_studies_by_hand():
-    # 12 rows of AD at both fractions, 6 of age and of PD, two seeds.
-    assert kinds(jobs("study_embedded")) == {"Data": 4, "Training": 6, "Run": 2 * (12 + 12 + 6 + 6)}
-    # 3 rows of AD at both fractions, 2 of age.
-    assert kinds(jobs("study_tiny")) == {"Data": 3, "Training": 1, "Run": 2 * (3 + 3 + 2)}
+    # 12 rows of AD at both fractions, 6 of age and of PD, 3 without each of three sites; two seeds.
+    assert kinds(jobs("study_embedded")) == {"Data": 4, "Training": 6, "Run": 2 * (12 + 12 + 6 + 6 + 3 * 3)}
+    # 3 rows of AD at both fractions, 2 of age, 1 without each of two sites.
+    assert kinds(jobs("study_tiny")) == {"Data": 3, "Training": 1, "Run": 2 * (3 + 3 + 2 + 2)}
 
 
 @pytest.mark.parametrize("name", ["study_embedded", "study_tiny"])
@@ -85,6 +86,51 @@ def test_a_run_says_all_that_it_needs():
     assert config.seed == 1
     assert config.model.block_sizes == (1, 1)
     assert run.others == (("outside", OUT / "data/outside/shards"),)
+
+
+def leaving(**fields):
+    """Return the small study with a sheet of two sites, each left out, whose networks begin on other people."""
+    sheet = Sheet(title="Sites", kind="sites", tasks=("ad",), sites=("B", "C.2"))
+    pretrainings = {"sex": dataclasses.replace(small().pretrainings["sex"], dataset="outside")}
+    datasets = {**small().datasets, "people": Dataset(title="People", path="/d/people")}
+    return small(pretrainings=pretrainings, datasets=datasets, sheets={"sites": dataclasses.replace(sheet, **fields)})
+
+
+def test_a_site_is_left_out_of_an_ordinary_run_and_tested_alone():
+    study = leaving()
+    declared.check(study)
+    runs = [job for job in plan.jobs(study, OUT) if isinstance(job, Run)]
+    assert [job.name for job in runs] == [
+        f"runs/ad/{row}/without-{site}/seed-{seed}"
+        for seed in (0, 1)
+        for row in ("scratch", "sex")
+        for site in ("B", "C.2")
+    ]
+    run = runs[-1]
+    assert (run.folder, run.without, run.fraction, run.seed) == (OUT / run.name, "C.2", 1.0, 1)
+    config = run.wanted()
+    assert (config.data.leave_out, config.data.fraction) == (("C.2",), 1.0)
+    assert run.others == ()  # no other dataset is tested on
+    assert run.needs == ("pretraining/sex",)
+    # Beside ordinary runs, which leave out nobody.
+    both = dataclasses.replace(study, sheets={**study.sheets, "table2": small().sheets["table2"]})
+    ordinary = [job for job in plan.jobs(both, OUT) if isinstance(job, Run) and not job.without]
+    assert [job.wanted().data.leave_out for job in ordinary] == [()] * 4
+
+
+def test_the_runs_of_a_sheet_of_probes_are_those_of_other_sheets_with_a_probe():
+    probe = Sheet(title="Probe", kind="probe", tasks=("ad",), rows=("scratch",))
+    sheets = {**small().sheets, "probe": probe, "sites": Sheet(title="", kind="sites", tasks=("ad",), sites=("B",))}
+    study = small(sheets=sheets, fractions={1.0: (), 0.1: ()}, rows=(dataclasses.replace(ROW, overrides=TINY),))
+    study = dataclasses.replace(study, sheets={**sheets, "t": dataclasses.replace(sheets["table2"], fractions=(0.1,))})
+    declared.check(study)
+    runs = [job for job in plan.jobs(study, OUT) if isinstance(job, Run) and job.seed == 1]
+    assert {job.name.removeprefix("runs/").removesuffix("/seed-1"): job.probed for job in runs} == {
+        "ad/scratch/1": True, "age/scratch/1": False, "ad/scratch/0.1": False, "ad/scratch/without-B": False,
+    }  # fmt: skip
+    config = runs[0].probe()
+    assert (config.task.target, config.task.classes, config.seed) == ("site", ("*",), 1)
+    assert config.data == runs[0].wanted().data
 
 
 def test_jobs_come_after_what_they_need():
@@ -127,9 +173,6 @@ def test_what_no_row_begins_with_is_not_trained():
     assert not any(name.startswith("pretraining/") for name in names)
 
 
-ROW, PRE = small().rows
-
-
 def changed(part, name, **fields):
     """Return the small study with one thing in a part of it changed."""
     of = getattr(small(), part)
@@ -170,6 +213,20 @@ def changed(part, name, **fields):
     (small(seeds=(0, 0)), "seeds: found [0, 0]; expected one or more, each once"),
     (small(resamples=0), "resamples: found 0"),
     (small(sheets={"values": small().sheets["table2"]}), "sheets: found the name 'values'; expected another"),
+    (small(datasets={**small().datasets, "without-A": Dataset(title="", path="d")}),
+     "datasets: found the name 'without-A'; expected another"),
+    (changed("sheets", "table2", sites=("A",)), "sheets.table2.sites: found some; expected none in a sheet of metrics"),
+    (leaving(sites=()), "sheets.sites.sites: found none; expected those to leave out"),
+    (leaving(sites=("A/B",)), "sheets.sites.sites: found 'A/B'; expected letters, digits, '.', '_' and '-'"),
+    (leaving(sites=("A", "A")), "sheets.sites.sites: found 'A'; expected letters, digits, '.', '_' and '-'"),
+    (leaving(tasks=("ad", "age")), "sheets.sites: found 2 tasks; expected one task"),
+    (changed("sheets", "table2", kind="sites", sites=("A", "Z"), rows=("scratch",)),
+     "sheets.table2.sites: found 'Z'; expected one of A, B, C, D"),
+    (changed("sheets", "table2", kind="sites", sites=("A",)),
+     "sheets.table2.rows: found 'sex', whose first weights saw people of these sites (pretraining sex, on people)"),
+    (small(fractions={1.0: (), 0.5: ()}, sheets={
+        "p": Sheet(title="", kind="probe", tasks=("ad",), fractions=(0.5,))}),
+     "sheets.p.fractions: found 0.5; expected 1.0 in a sheet of probe"),
 ], ids=lambda value: value[:40] if isinstance(value, str) else "")  # fmt: skip
 def test_a_study_that_does_not_hang_together_is_refused(study, told):
     with pytest.raises(InputError) as error:

@@ -13,9 +13,10 @@ from sklearn.metrics import roc_auc_score
 from jaxneuro import cli
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import comparisons
-from jaxneuro.study import compare, gather, plan, results
+from jaxneuro.study import compare, declared, gather, plan, progress, results
 from jaxneuro.study.gather import Key
-from tests.study.studies import small, write_config, write_tested
+from jaxneuro.study.spec import Sheet
+from tests.study.studies import small, write_config, write_probe, write_tested
 
 AD = {"name": "ad", "kind": "binary"}
 AGE = {"name": "age", "kind": "regression"}
@@ -188,6 +189,115 @@ def test_the_table_of_fractions(tmp_path):
     assert sheet.rows[1][2:] == ("0.901 (0.030)", "0.858 (0.038)")
     assert sheet.rows[2][3] == "n/a"  # not run yet
     assert len(differences.rows) == 1
+
+
+@pytest.fixture
+def left(tmp_path):
+    """A finished study of two sites, each left out: the predictions above, at A on the test's, at B on the outside's."""
+    pretrainings = {"sex": dataclasses.replace(small().pretrainings["sex"], dataset="outside")}
+    sheets = {"sites": Sheet(title="Sites", kind="sites", tasks=("ad",), sites=("A", "B"))}
+    study = small(pretrainings=pretrainings, sheets=sheets)
+    declared.check(study)
+    for (row, seed), (at_a, at_b, _) in FOUND.items():
+        for site, target, found in (("A", TARGET, at_a), ("B", WIDE, at_b)):
+            folder = tmp_path / plan.run_name("ad", row, 1.0, seed, site) / "evaluation"
+            write_tested(folder, "ood", AD, {"roc_auc": roc_auc_score(target, found)}, target, found)
+    return study, tmp_path
+
+
+def test_the_table_of_sites(left):
+    study, out = left
+    sheet, differences = results.write(study, out)
+    assert sheet.columns == (
+        "Backbone", "Initial", "Site A: ROC AUC", "Site B: ROC AUC", "Mean over sites: ROC AUC", "Worst site",
+    )  # fmt: skip
+    # The paper's row has nothing to say of a site.
+    assert [row[:2] for row in sheet.rows] == [("Net", "Scratch"), ("Net", "Sex")]
+    values = {(v["row"], v["set"]): v for v in read(out / "values.csv")}
+    for i, row in enumerate(("scratch", "sex")):
+        a, b = (
+            np.array([roc_auc_score(target, FOUND[row, seed][which]) for seed in (0, 1)])
+            for which, target in ((0, TARGET), (1, WIDE))
+        )
+        for name, of in (("without-A", a), ("without-B", b), ("without", (a + b) / 2)):
+            told = values[row, name]
+            assert float(told["mean"]) == pytest.approx(of.mean())
+            assert float(told["sd"]) == pytest.approx(of.std(ddof=1), abs=1e-12)
+            assert (told["low"] == "") == (name == "without")
+        over = (a + b) / 2
+        assert sheet.rows[i][4] == f"{over.mean():.3f} (SD {over.std(ddof=1):.3f})"
+        worst = min([(a.mean(), "A"), (b.mean(), "B")])
+        assert sheet.rows[i][5] == f"{worst[1]}: {worst[0]:.3f}"
+    assert {row[5][0] for row in sheet.rows} == {"A", "B"}  # scratch guesses at B, and Sex is better there than at A
+    # As in Table 2 above, for the same scores: Holm over both sites.
+    rows = {v["set"]: v for v in read(out / "comparisons.csv")}
+    assert set(rows) == {"without-A", "without-B"}
+    p = {name: float(rows[name]["p"]) for name in rows}
+    assert p["without-A"] == pytest.approx(math.erfc(1 / math.sqrt(28) / math.sqrt(2)))
+    assert float(rows["without-B"]["holm"]) == pytest.approx(2 * p["without-B"])
+    assert [row[2] for row in differences.rows] == ["Site A: ROC AUC", "Site B: ROC AUC"]
+    assert sheet.notes[:2] == ("Site A: ROC AUC: 5 scans.", "Site B: ROC AUC: 40 scans.")
+
+
+def test_a_mean_over_sites_is_of_the_seeds_that_have_them_all(left):
+    study, out = left
+    (out / plan.run_name("ad", "sex", 1.0, 1, "B") / "evaluation" / "metrics.json").unlink()
+    for seed in (0, 1):
+        (out / plan.run_name("ad", "scratch", 1.0, seed, "A") / "evaluation" / "metrics.json").unlink()
+    scratch, sex = results.write(study, out)[0].rows
+    assert scratch[2] == scratch[4] == scratch[5] == "n/a"
+    assert sex[4] == f"{(3 / 4 + roc_auc_score(WIDE, FOUND['sex', 0][1])) / 2:.3f} (1 of 2 seeds)"
+    assert sex[5].startswith("A: 0.792")
+
+
+def test_a_site_of_one_class_leaves_mean_and_worst_site_open(left):
+    study, out = left
+    for row, seed in FOUND:
+        folder = out / plan.run_name("ad", row, 1.0, seed, "A") / "evaluation"
+        write_tested(folder, "ood", AD, {"roc_auc": None}, [1, 1], [0.2, 0.4])
+    sheet, differences = results.write(study, out)
+    assert [row[2] for row in sheet.rows] == [row[4] for row in sheet.rows] == ["undefined"] * 2
+    assert [row[5] for row in sheet.rows] == ["n/a"] * 2
+    assert [row[-1] for row in differences.rows] == ["undefined", "different"]
+
+
+def test_the_worst_site_of_errors_is_that_of_the_largest(tmp_path):
+    sheets = {"sites": Sheet(title="Sites", kind="sites", tasks=("age",), rows=("scratch",), sites=("A", "B"))}
+    study = small(sheets=sheets)
+    for site, off in (("A", 2.0), ("B", 3.0)):
+        folder = tmp_path / plan.run_name("age", "scratch", 1.0, 0, site) / "evaluation"
+        write_tested(folder, "ood", AGE, {"mae": off}, AGES, [age + off for age in AGES])
+    sheet = results.write(study, tmp_path)[0]
+    assert sheet.columns[2] == "Site A: MAE (years)"
+    assert sheet.rows[0][4:] == ("2.500 (1 of 2 seeds)", "B: 3.000")
+
+
+def test_the_table_of_probes(out):
+    sheets = {
+        "table2": small().sheets["table2"],
+        "probe": Sheet(title="Probe", kind="probe", tasks=("ad",), rows=("sex",)),
+    }
+    study = small(sheets=sheets)
+    jobs = {job.name: job for job in plan.jobs(study, out)}
+    # Evaluated, not probed: not finished, in no table.
+    assert results.write(study, out)[-1].rows == (("Net", "Sex", "n/a", "n/a", "n/a"),)
+    for seed, trained in ((0, 0.8), (1, 0.6)):
+        # One of the training's three sites has nobody in the test.
+        write_probe(jobs[plan.run_name("ad", "sex", 1.0, seed)], [3, 0, 1], trained, 0.55)
+    sheet = results.write(study, out)[-1]
+    assert sheet.columns[2:] == ("Site, balanced accuracy: trained", "untrained", "chance")
+    # Of two sites: who always says the one is right of all of it, and of none of the other.
+    assert sheet.rows == (("Net", "Sex", "0.700 (SD 0.141)", "0.550 (SD 0.000)", "0.500"),)
+    assert sheet.notes[0] == "Probes: 4 scans of 2 sites."
+    found = {tuple(v[k] for k in ("set", "metric")): v for v in read(out / "values.csv") if v["sheet"] == "probe"}
+    assert {key: float(v["mean"]) for key, v in found.items()} == pytest.approx({
+        ("probe-site", "balanced_accuracy"): 0.7, ("probe-site-untrained", "balanced_accuracy"): 0.55,
+        ("probe-site", "chance"): 0.5,
+    })  # fmt: skip
+    assert not [v for v in read(out / "comparisons.csv") if v["sheet"] == "probe"]
+    progress.probe(jobs[plan.run_name("ad", "sex", 1.0, 0)]).write_text("{}")
+    with pytest.raises(InputError, match=r"seed-0/probe-site/probe.json: .*delete the folder of this run"):
+        results.write(study, out)
 
 
 def test_the_page_says_what_its_numbers_are(out):

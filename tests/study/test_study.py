@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxneuro import cli
+from jaxneuro import cli, manifest
 from jaxneuro.evaluation import evaluate
 from tests.conftest import CONFIGS
 
@@ -39,21 +39,33 @@ def test_the_tiny_study_stopped_and_gone_on_with(tmp_path, monkeypatch, capsys):
     assert not list(out.rglob("failure.json"))
 
     runs = sorted(p.parent.parent for p in out.glob("runs/*/*/*/seed-*/evaluation/metrics.json"))
-    assert len(runs) == 2 * (3 + 3 + 2)
-    assert all((run / "evaluation-outside" / "metrics.json").is_file() for run in runs)
+    assert len(runs) == 2 * (3 + 3 + 2 + 2)
+    assert all((run / "evaluation-outside" / "metrics.json").is_file() for run in runs if "without" not in str(run))
     config = json.loads((out / "runs/ad/densenet-healthy/0.5/seed-1/config.json").read_text())
     assert (config["init"]["path"], config["seed"]) == (str(out / "pretraining/contrastive"), 1)
-    # AD by row: 3 rows, four metrics, two zero-shot sets; 2 rows of two tasks, each with three sets; 3 rows, 2 shares.
+    # AD by row: 3 rows, four metrics, two zero-shot sets; 2 rows of two tasks, each with three sets; 3 rows, 2 shares;
+    # 1 row of two sites and their mean; 2 rows of probes, of untrained networks, and chance.
     with open(out / "values.csv", newline="") as file:
         values = list(csv.DictReader(file))
-    assert len(values) == 3 * 6 + 2 * 6 + 3 * 2
+    assert len(values) == 3 * 6 + 2 * 6 + 3 * 2 + 3 + 2 * 3
     assert {value["seeds"] for value in values} == {"2"}
     with open(out / "comparisons.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 3 + 6 + 2
     assert "The scans are synthetic" in (out / "tables.md").read_text()
+    # Nobody of the site was learnt from, and all who were tested are of it; site D stays held out.
+    left = out / "runs/ad/densenet-scratch/without-A/seed-1"
+    assert {scan.site for scan in manifest.read(left / "scans.csv")} == {"B", "C"}
+    assert json.loads((left / "evaluation" / "metrics.json").read_text())["folds"]["ood"]["sites"] == ["A"]
+    probed = json.loads((out / "runs/ad/densenet-healthy/1/seed-1/probe-site/probe.json").read_text())
+    assert probed["task"]["classes"] == ["A", "B", "C"]
+    assert probed["trained"]["folds"]["ood"]["scans"] == 0
+    assert [(of["reason"].split(" is ")[0], of["scans"]) for of in probed["excluded"]] == [("site 'D'", 24)]
+    chance = [v for v in values if v["metric"] == "chance"]
+    assert [float(v["mean"]) for v in chance] == [pytest.approx(1 / 3)] * 2
 
     assert cli.main([*command, "--list"]) == 0
-    assert "20 jobs: 20 finished." in capsys.readouterr().err
+    assert "24 jobs: 24 finished." in capsys.readouterr().err
     assert cli.main(command) == 0
     changed = {p.name for p, when in files(out).items() if after[p] != when}
-    assert changed == {"tables.md", "table2.csv", "table3.csv", "table4.csv", "values.csv", "comparisons.csv"}
+    sheets = {f"{name}.csv" for name in ("table2", "table3", "table4", "sites", "probe")}
+    assert changed == {"tables.md", *sheets, "values.csv", "comparisons.csv"}

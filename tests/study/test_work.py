@@ -10,7 +10,8 @@ from jaxneuro import cli, lock
 from jaxneuro.errors import InputError, Preempted
 from jaxneuro.study import plan, progress, work
 from jaxneuro.study.plan import Data, Job, Run, Training
-from tests.study.studies import fake, small, write_config
+from jaxneuro.study.spec import Sheet
+from tests.study.studies import fake, small, write_config, write_probe
 
 NAMES = [
     "data/people", "data/outside", "pretraining/sex",
@@ -230,6 +231,32 @@ def test_states_are_told(tmp_path):
     assert states["runs/ad/sex/1/seed-0"] == ("waits", "for pretraining/sex")
     assert states["runs/age/scratch/1/seed-0"] == ("ready", "begun")
     assert table.notes == ("11 jobs: 2 finished, 1 running, 1 failed, 3 ready, 4 waits.",)
+
+
+def test_a_run_of_a_sheet_of_probes_is_finished_when_it_was_probed(monkeypatch, tmp_path):
+    sheets = {"probe": Sheet(title="Probe", kind="probe", tasks=("ad",), rows=("scratch",))}
+    job = next(job for job in plan.jobs(small(sheets=sheets), tmp_path) if isinstance(job, Run))
+    done = []
+
+    def probe(run, config, out, resamples):
+        done.append((run, config.task.target, config.seed, config.data.path, out, resamples))
+        write_probe(job, [1, 1], 0.5, 0.5)
+
+    monkeypatch.setattr(work.loop, "train", lambda config, folder: None)
+    monkeypatch.setattr(work.evaluate, "evaluate", lambda run, **keywords: done.append(keywords["out"].name))
+    monkeypatch.setattr(work.probe, "probe", probe)
+    write_config(job)
+    for folder, _ in progress.evaluations(job).values():
+        folder.mkdir()
+        (folder / "metrics.json").write_text("{}")
+    # As of a study whose file had no such sheet when it ran: what is there is not made again.
+    assert not progress.finished(job)
+    work.DO[Run](job, work.Means(resamples=7))
+    shards = str(tmp_path / "data/people/shards")
+    assert done == [(job.folder, "site", 0, shards, job.folder / "probe-site", 7)]
+    assert progress.finished(job)
+    work.DO[Run](job, work.Means(resamples=7))
+    assert len(done) == 1
 
 
 def test_missing_data_are_told_before_anything_runs(done, tmp_path):
