@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -257,6 +258,16 @@ def test_shards_can_be_said_to_lie_elsewhere():
     assert run.data == Path("/data/adni")
     with pytest.raises(InputError, match="--data: found 'oasis3'; expected one of ukb, "):
         declared.read(str(CONFIGS / "study_paper.py"), {"oasis3": "x"})
+
+
+def test_a_file_of_ones_own_adds_a_sheet_to_the_papers_study(tmp_path):
+    # As docs/study.md has it, word by word.
+    text = (CONFIGS.parent / "docs" / "study.md").read_text().split("in a file of your own:\n\n")[1].split("\n\n**")[0]
+    (tmp_path / "mine.py").write_text(textwrap.dedent(text))
+    some = plan.jobs(declared.read(str(tmp_path / "mine.py")), OUT)
+    left = [job for job in some if isinstance(job, Run) and job.without]
+    assert len(left) == 2 * 3 * 2
+    assert {job.wanted().data.leave_out for job in left} == {("127",), ("27",), ("13",)}
 
 
 def test_folders_that_are_not_there_are_named(tmp_path):

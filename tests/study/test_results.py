@@ -193,7 +193,7 @@ def test_the_table_of_fractions(tmp_path):
 
 @pytest.fixture
 def left(tmp_path):
-    """A finished study of two sites, each left out: the predictions above, at A on the test's, at B on the outside's."""
+    """A finished study of two sites, each left out: at A the predictions on the test above, at B those outside."""
     pretrainings = {"sex": dataclasses.replace(small().pretrainings["sex"], dataset="outside")}
     sheets = {"sites": Sheet(title="Sites", kind="sites", tasks=("ad",), sites=("A", "B"))}
     study = small(pretrainings=pretrainings, sheets=sheets)
