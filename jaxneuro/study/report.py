@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from jaxneuro import pages, records
 from jaxneuro.errors import InputError
-from jaxneuro.study import figures, tables
-from jaxneuro.study.figures import Drawing
+from jaxneuro.study import run_tables, tables
+from jaxneuro.study.figures import learning
+from jaxneuro.study.figures import runs as drawings_of
+from jaxneuro.study.figures.style import Drawing
 from jaxneuro.study.tables import Fold, Table
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -171,7 +173,7 @@ def synthetic_datasets(gathered: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [
         str(run["metrics"]["data"].get("name") or run["metrics"]["data"].get("path") or "unnamed")
         for run in gathered
-        if tables.is_synthetic(run["metrics"]["data"], run["card"])
+        if run_tables.is_synthetic(run["metrics"]["data"], run["card"])
     ]
     return list(dict.fromkeys(names))
 
@@ -182,10 +184,10 @@ def _section(key: str, name: str, run: Mapping[str, Any]) -> dict[str, Any]:
     task, data = metrics["task"], metrics["data"]
     parameters = metrics["model"].get("parameters")
     steps = data.get("recipe") or (card or {}).get("recipe")
-    result_tables = [tables.all_metrics(metrics), tables.who(metrics, folds)]
+    result_tables = [run_tables.all_metrics(metrics), run_tables.who(metrics, folds)]
     if task["kind"] == "binary" and folds:
-        result_tables.insert(1, tables.confusion(metrics, folds))
-    by_site = tables.sites(metrics, folds)
+        result_tables.insert(1, run_tables.confusion(metrics, folds))
+    by_site = run_tables.sites(metrics, folds)
     if by_site.rows:
         result_tables.append(tables.cut(by_site, rest="predictions.csv"))
     hashes = {
@@ -202,12 +204,12 @@ def _section(key: str, name: str, run: Mapping[str, Any]) -> dict[str, Any]:
         "checks": run["checks"],
         "drawings": [{"svg": Markup(drawn.svg), "caption": drawn.caption} for drawn in _drawings(key, run)],
         "results": result_tables,
-        "data": [table for table in (tables.dataset(data, card), tables.recipe(steps)) if table.rows],
+        "data": [table for table in (run_tables.dataset(data, card), run_tables.recipe(steps)) if table.rows],
         "losses": _losses(run),
         "gaps": _gaps(run, steps),
         "how": how(metrics, folds),
         "config": run["config"] and json.dumps(run["config"], indent=2, ensure_ascii=False),
-        "versions": tables.versions(metrics, hashes),
+        "versions": run_tables.versions(metrics, hashes),
     }
 
 
@@ -225,27 +227,27 @@ def _drawings(key: str, run: Mapping[str, Any]) -> list[Drawing]:
     metrics, folds = run["metrics"], run["folds"]
     kind = metrics["task"]["kind"]
     if kind == "multiclass":
-        wanted = figures.drawn_folds(folds)
+        wanted = drawings_of.drawn_folds(folds)
         drawn = [
-            figures.confusion(f"{key}-confusion-{index}", metrics, fold, folds[fold])
+            drawings_of.confusion(f"{key}-confusion-{index}", metrics, fold, folds[fold])
             for index, fold in enumerate(wanted, start=1)
         ]
     elif kind == "regression":
-        drawn = [figures.regression(f"{key}-scatter", metrics, folds)]
+        drawn = [drawings_of.regression(f"{key}-scatter", metrics, folds)]
     else:
-        drawn = [figures.roc(f"{key}-roc", metrics, folds)]
+        drawn = [drawings_of.roc(f"{key}-roc", metrics, folds)]
     if run["log"] is None:
         return [*drawn, Drawing("", "There is no learning curve: this run has no metrics.jsonl.")]
-    return [*drawn, figures.learning_curve(f"{key}-learning", metrics, run["log"])]
+    return [*drawn, learning.learning_curve(f"{key}-learning", metrics, run["log"])]
 
 
 def _losses(run: Mapping[str, Any]) -> list[Table]:
     """Tabulate the scans that never reached the metrics: failures of preparation, and exclusions."""
     found = []
     if run["failures"]:
-        found.append(tables.failures(run["failures"]))
+        found.append(run_tables.failures(run["failures"]))
     if run["metrics"].get("excluded"):
-        found.append(tables.excluded(run["metrics"]["excluded"]))
+        found.append(run_tables.excluded(run["metrics"]["excluded"]))
     return found
 
 

@@ -11,7 +11,8 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from jaxneuro.errors import InputError
-from jaxneuro.study import figures, report
+from jaxneuro.study import report
+from jaxneuro.study.figures import bands, learning, runs
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "col", "wbr"}
 
@@ -170,7 +171,7 @@ def page_of(tmp_path, *runs, **options):
 def few_resamples():
     """Draw few resamples: the pages under test need a band, not a smooth one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "BAND_RESAMPLES", 100)
+        patch.setattr(bands, "BAND_RESAMPLES", 100)
         yield
 
 
@@ -431,7 +432,7 @@ def test_resampled_curve_is_the_curve_of_the_repeated_scans():
     repeated = np.repeat(np.arange(50), weight)
     false_rate, true_rate, _ = roc_curve(target[repeated], prediction[repeated])
     grid = np.linspace(0, 1, 101)
-    found = figures.weighted_roc(target, prediction, weight, grid)
+    found = bands.weighted_roc(target, prediction, weight, grid)
     np.testing.assert_allclose(found, np.interp(grid, false_rate, true_rate), atol=1e-12)
 
 
@@ -440,16 +441,16 @@ def test_roc_band_follows_the_data_and_the_seed():
     target = np.arange(40) % 2
     prediction = rng.normal(target, 1)
     subject = np.array([f"s{i // 2}" for i in range(40)])
-    grid, bottom, top = figures.roc_band(target, prediction, subject, confidence=0.95)
+    grid, bottom, top = bands.roc_band(target, prediction, subject, confidence=0.95)
     assert grid.shape == bottom.shape == top.shape == (101,)
     assert (bottom <= top).all()
     assert (np.diff(bottom) >= 0).all()
     assert top[-1] == 1
-    again = figures.roc_band(target, prediction, subject, confidence=0.95)
+    again = bands.roc_band(target, prediction, subject, confidence=0.95)
     np.testing.assert_array_equal(bottom, again[1])
-    _, bottom, top = figures.roc_band(target, target.astype(float), subject, confidence=0.95)
+    _, bottom, top = bands.roc_band(target, target.astype(float), subject, confidence=0.95)
     np.testing.assert_array_equal(bottom, 1)
-    narrow = figures.roc_band(target, prediction, subject, confidence=0.5)
+    narrow = bands.roc_band(target, prediction, subject, confidence=0.5)
     assert (narrow[2] - narrow[1]).sum() < (again[2] - again[1]).sum()
 
 
@@ -461,7 +462,7 @@ def test_log_series_keeps_the_last_of_a_repeated_step_and_drops_nan():
         {"step": 3, "a": float("nan")},
         {"step": 4},
     ]
-    steps, values = figures.series(log, "a")
+    steps, values = learning.series(log, "a")
     np.testing.assert_array_equal(steps, [1, 2])
     np.testing.assert_array_equal(values, [3, 4])
 
@@ -469,5 +470,5 @@ def test_log_series_keeps_the_last_of_a_repeated_step_and_drops_nan():
 def test_gap_correlation_matches_ranks():
     target = np.array([20.0, 40, 60, 80])
     fold = {"target": target, "prediction": target + np.array([4.0, 3, 2, 1])}
-    assert figures.gap_correlation(fold) == "-1.00"
-    assert figures.gap_correlation({"target": target, "prediction": target}) == ""
+    assert runs.gap_correlation(fold) == "-1.00"
+    assert runs.gap_correlation({"target": target, "prediction": target}) == ""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from jaxneuro.study import tables
+from jaxneuro.study import run_tables, tables
 
 
 def evaluation(kind="binary", **folds):
@@ -114,7 +114,7 @@ def test_all_metrics_lists_reasons_once():
         test=(60, 60, {"roc_auc": value(0.8, 0.7, 0.9), "brier_score": value(0.1, 0.0, 0.2)}),
         ood=(9, 9, {"roc_auc": one, "sensitivity": one}),
     )
-    table = tables.all_metrics(metrics)
+    table = run_tables.all_metrics(metrics)
     assert table.columns == ("Metric", "test (n = 60)", "out-of-distribution (n = 9)")
     assert {row[0]: row[1:] for row in table.rows} == {
         "ROC AUC": ("0.80 (0.70 to 0.90)", "undefined"),
@@ -138,13 +138,13 @@ def test_intervals_that_are_not_the_bootstraps_are_named():
 def test_confusion_counts_at_the_threshold_include_the_threshold():
     target = np.array([1, 1, 1, 0, 0, 0, 0])
     prediction = np.array([0.9, 0.5, 0.4, 0.5, 0.1, 0.2, 0.3])
-    assert tables.confusion_counts(target, prediction, 0.5) == (2, 1, 1, 3)
+    assert run_tables.confusion_counts(target, prediction, 0.5) == (2, 1, 1, 3)
     metrics = evaluation(test=(7, 7, {}))
-    table = tables.confusion(metrics, {"test": {"target": target, "prediction": prediction}})
+    table = run_tables.confusion(metrics, {"test": {"target": target, "prediction": prediction}})
     assert table.columns[1:] == ("AD, called AD", "AD, called CN", "CN, called AD", "CN, called CN")
     assert table.rows == (("test", "2", "1", "1", "3"),)
     metrics["threshold"] = None
-    assert "0.5" in tables.confusion(metrics, {"test": {"target": target, "prediction": prediction}}).notes[0]
+    assert "0.5" in run_tables.confusion(metrics, {"test": {"target": target, "prediction": prediction}}).notes[0]
 
 
 def test_sites_break_down_test_and_ood_only():
@@ -153,7 +153,7 @@ def test_sites_break_down_test_and_ood_only():
         "target": np.array([1.0, 0, 1, 0, 0]),
         "prediction": np.array([0.9, 0.3, 0.2, 0.1, 0.1]),
     }
-    table = tables.sites(evaluation(test=(5, 5, {})), {"test": fold, "validation": fold})
+    table = run_tables.sites(evaluation(test=(5, 5, {})), {"test": fold, "validation": fold})
     assert table.columns == ("Fold", "Site", "Scans", "CN", "AD", "ROC AUC")
     assert table.rows == (
         ("test", "not stated", "1", "1", "0", "undefined"),
@@ -166,10 +166,10 @@ def test_who_describes_age_and_sex_and_skips_blanks():
     metrics = evaluation(test=(3, 2, {}))
     metrics["folds"]["test"]["class_counts"] = {"CN": 2, "AD": 1}
     fold = {"age": np.array(["60", "80", "n/a"]), "sex": np.array(["F", "M", "n/a"])}
-    assert tables.who(metrics, {"test": fold}).rows == (
+    assert run_tables.who(metrics, {"test": fold}).rows == (
         ("test", "3", "2", "A", "70.0 (60 to 80)", "1 F, 1 M, 1 not stated", "2", "1"),
     )
-    assert tables.who(metrics, {}).rows[0][4:6] == ("n/a", "n/a")
+    assert run_tables.who(metrics, {}).rows[0][4:6] == ("n/a", "n/a")
 
 
 @pytest.mark.parametrize("count", [50, 51])
@@ -182,11 +182,11 @@ def test_long_tables_are_cut_with_the_count_said(count):
 def test_recipe_reads_a_dict_and_a_list_of_steps():
     steps = [{"name": "resample", "spacing_mm": [2.0, 2.0], "order": 1}, {"step": "clip"}, "store"]
     expected = (("1. resample", "spacing_mm: 2.0, 2.0; order: 1"), ("2. clip", ""), ("3. store", ""))
-    assert tables.recipe(steps).rows == expected
-    assert tables.recipe({"version": 2, "steps": steps}).rows == (("version", "2"), *expected)
+    assert run_tables.recipe(steps).rows == expected
+    assert run_tables.recipe({"version": 2, "steps": steps}).rows == (("version", "2"), *expected)
     settings = {"shape": [80, 96], "skull_strip": False, "mask": None}
-    assert tables.recipe(settings).rows == (("shape", "80, 96"), ("skull_strip", "no"), ("mask", ""))
-    assert tables.recipe(None).rows == ()
+    assert run_tables.recipe(settings).rows == (("shape", "80, 96"), ("skull_strip", "no"), ("mask", ""))
+    assert run_tables.recipe(None).rows == ()
 
 
 @pytest.mark.parametrize(
@@ -194,28 +194,28 @@ def test_recipe_reads_a_dict_and_a_list_of_steps():
     [({}, None, None), ({"synthetic": False}, {"synthetic": True}, True), ({"synthetic": False}, {}, False)],
 )
 def test_a_dataset_is_synthetic_when_either_file_says_so(data, card, expected):
-    assert tables.is_synthetic(data, card) is expected
+    assert run_tables.is_synthetic(data, card) is expected
 
 
 def test_an_empty_fold_gives_its_own_reason():
     metrics = evaluation(test=(0, 0, {}), ood=(200, 200, {"roc_auc": value(0.8, 0.7, 0.9)}))
     metrics["folds"]["test"]["reason"] = "the fold is empty"
     assert tables.summary(metrics).rows[0] == ("test", "undefined: the fold is empty", "0", "0")
-    table = tables.all_metrics(metrics)
+    table = run_tables.all_metrics(metrics)
     assert table.rows == (("ROC AUC", "undefined", "0.80 (0.70 to 0.90)"),)
     assert table.notes == ("test: the fold is empty",)
 
 
 def test_failures_tell_what_became_of_the_scan():
     row = {"where": "sub-01", "found": "2 axes", "expected": "3", "hint": ""}
-    assert tables.failures([row]).rows == (("sub-01", "2 axes", "3", ""),)
-    table = tables.failures([row | {"dropped": "True"}, row | {"dropped": "False"}])
+    assert run_tables.failures([row]).rows == (("sub-01", "2 axes", "3", ""),)
+    table = run_tables.failures([row | {"dropped": "True"}, row | {"dropped": "False"}])
     assert table.columns == ("Where", "Found", "Expected", "Try", "Scan")
     assert [row[4] for row in table.rows] == ["left out", "kept, value set to missing"]
 
 
 def test_excluded_adds_up():
-    table = tables.excluded([{"reason": "no age", "scans": 3}, {"reason": "second session", "scans": 1040}])
+    table = run_tables.excluded([{"reason": "no age", "scans": 3}, {"reason": "second session", "scans": 1040}])
     assert table.rows[-1] == ("all reasons", "1,043")
 
 
