@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from jaxneuro import pages, records
 from jaxneuro.errors import InputError
-from jaxneuro.study import run_tables, tables
+from jaxneuro.study import detail_tables, run_tables, tables
 from jaxneuro.study.figures import learning
 from jaxneuro.study.figures import runs as drawings_of
 from jaxneuro.study.figures.style import Drawing
@@ -187,9 +187,10 @@ def _section(key: str, name: str, run: Mapping[str, Any]) -> dict[str, Any]:
     result_tables = [run_tables.all_metrics(metrics), run_tables.who(metrics, folds)]
     if task["kind"] == "binary" and folds:
         result_tables.insert(1, run_tables.confusion(metrics, folds))
-    by_site = run_tables.sites(metrics, folds)
-    if by_site.rows:
-        result_tables.append(tables.cut(by_site, rest="predictions.csv"))
+    details = detail_tables.every(metrics)
+    if not detail_tables.groups(metrics) and (by_site := run_tables.sites(metrics, folds)).rows:
+        details.append(tables.cut(by_site, rest="predictions.csv"))  # of an evaluation by an older version
+    result_tables += [tables.cut(table, rest="metrics.json") for table in details]
     hashes = {
         "Dataset card, SHA-256": data.get("card_sha256"),
         "Manifest, SHA-256": (card or {}).get("manifest_sha256"),
@@ -235,7 +236,8 @@ def _drawings(key: str, run: Mapping[str, Any]) -> list[Drawing]:
     elif kind == "regression":
         drawn = [drawings_of.regression(f"{key}-scatter", metrics, folds)]
     else:
-        drawn = [drawings_of.roc(f"{key}-roc", metrics, folds)]
+        calibration = drawings_of.calibration(f"{key}-calibration", metrics, folds)
+        drawn = [drawings_of.roc(f"{key}-roc", metrics, folds), *([calibration] if calibration else [])]
     if run["log"] is None:
         return [*drawn, Drawing("", "There is no learning curve: this run has no metrics.jsonl.")]
     return [*drawn, learning.learning_curve(f"{key}-learning", metrics, run["log"])]

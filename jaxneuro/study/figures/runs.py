@@ -5,11 +5,13 @@ Each returns a `Drawing`; where there is nothing to draw its `svg` is empty and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 from sklearn.metrics import confusion_matrix, roc_curve
 
@@ -136,6 +138,55 @@ def gap_correlation(fold: Fold) -> str:
     if len(target) < 3 or np.ptp(target) == 0 or np.ptp(gap) == 0:
         return ""
     return tables.number(float(spearmanr(target, gap).statistic))
+
+
+def calibration(key: str, metrics: Mapping[str, Any], folds: Mapping[str, Fold]) -> Drawing | None:
+    """Draw the reliability curve of a binary task, and below it how its predictions are spread.
+
+    None where no fold of metrics.json has a curve, as in results of older versions.
+    """
+    _, high = metrics["task"]["classes"] or ("0", "1")
+    curves = {fold: metrics["folds"].get(fold, {}).get("calibration", {}).get("curve") for fold in drawn_folds(folds)}
+    curves = {fold: curve for fold, curve in curves.items() if curve}
+    if not curves:
+        return None
+    said, bare = [], []
+    with style.page_style():
+        figure = style.new_figure(5.9)
+        reliability, spread = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+        for fold, curve in curves.items():
+            look, name = style.look(fold), tables.fold_name(fold)
+            entry = metrics["folds"][fold]["calibration"]
+            said.append(f"{name}: slope {tables.estimate(entry['slope'])}, n = {metrics['folds'][fold]['scans']:,}")
+            line = {"color": look["color"], "linestyle": look["linestyle"]}
+            _reliability(reliability, curve, label=said[-1], markersize=4.5, linewidth=1.4, **look)
+            if curve[0]["low"] is None:
+                bare.append(name)
+            spread.hist(folds[fold]["prediction"], np.linspace(0, 1, 21), histtype="step", linewidth=1.4, **line)
+        identity = {"color": style.PALE, "linestyle": ":", "linewidth": 1.2}
+        reliability.plot([0, 1], [0, 1], label="calibrated", **identity)
+        # Not aspect="equal": it would shrink this panel alone, and the two share an axis.
+        reliability.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), ylabel=f"Share of {high}")
+        spread.set(xlabel=f"Predicted probability of {high}", ylabel="Scans")
+        spread.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+        figure.align_ylabels()
+        style.legend(figure, reliability)
+        svg = style.to_svg(figure, key, f"Calibration of {high}. {'; '.join(said)}.")
+    exact = f", with exact {tables.level(metrics)} intervals" if len(bare) < len(curves) else ""
+    without = f" Of {' and '.join(bare)} there are none: some subjects have several scans." if bare and exact else ""
+    return Drawing(
+        svg,
+        f"Calibration. Above: the share of {high} in bins of about as many scans by predicted probability{exact}."
+        f"{without} Below: how many scans have which probability.",
+    )
+
+
+def _reliability(axes: Axes, curve: Sequence[Mapping[str, Any]], *, label: str, **look: Any) -> None:
+    """Plot the points of a reliability curve, with intervals where it has any."""
+    x, y = (np.array([point[name] for point in curve]) for name in ("predicted", "observed"))
+    axes.plot(x, y, label=label, **look)
+    if curve[0]["low"] is not None:
+        axes.vlines(x, [p["low"] for p in curve], [p["high"] for p in curve], color=look["color"], linewidth=1)
 
 
 def confusion(key: str, metrics: Mapping[str, Any], fold: str, columns: Fold) -> Drawing:
