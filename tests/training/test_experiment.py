@@ -1,7 +1,6 @@
 """Sites that are left out: nobody seen there is learnt from, and they alone are the fold `ood`."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from jaxneuro import cli, manifest, records, splits
 from jaxneuro.errors import InputError, LeakageError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.manifest import Scan
-from jaxneuro.training import experiment, loop
+from jaxneuro.training import experiment, journal, loop
 from tests.conftest import box_scans, smoke_config, write_dataset
 
 CARD = {"shape": [16, 16, 16, 1], "dtype": "float16"}
@@ -45,7 +44,7 @@ def studies(draw):
     return scans, folds
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(studies(), st.sets(st.sampled_from("BCD"), min_size=1), st.sampled_from([1.0, 0.5]))
 def test_nobody_of_a_left_out_site_is_learnt_from_and_they_alone_are_ood(study, left, fraction):
     scans, folds = study
@@ -157,11 +156,12 @@ def test_who_was_pre_trained_on_is_refused_in_the_test_of_a_site(trained, tmp_pa
 
 def test_a_run_of_before_there_was_the_key_goes_on_and_is_tested(boxes, tmp_path):
     config = smoke_config(boxes)
-    loop.train(config, tmp_path / "run")
-    file = tmp_path / "run" / "config.json"
-    old = json.loads(file.read_text())
-    assert old["data"].pop("leave_out") == []
-    file.write_text(json.dumps(old))
-    told = evaluate.evaluate(tmp_path / "run", resamples=5)
-    assert told["folds"]["ood"]["sites"] == ["D"]
-    loop.train(config, tmp_path / "run")
+    old = config.to_dict()
+    assert old["data"].pop("leave_out") == ()
+    journal.claim(tmp_path / "run", old)
+    parts = experiment.build(evaluate.read_config(tmp_path / "run"))
+    assert parts.folds == experiment.build(config).folds
+    assert {s.site for s in parts.scans("ood")} == {"D"}
+    journal.check_config(tmp_path / "run", config.to_dict())
+    with pytest.raises(InputError, match=r"data.leave_out: \[\] there, \['B'\] here"):
+        journal.check_config(tmp_path / "run", smoke_config(boxes, sites("B")).to_dict())
