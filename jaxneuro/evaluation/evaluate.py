@@ -67,7 +67,7 @@ def evaluate(
     chosen_task, columns = _which(parts, task)
     validated = parts.scans("validation")
     parts = _of_task(parts, chosen_task)
-    tested = parts if data is None else _other(parts, Path(data), chosen_task)
+    tested = parts if data is None else other(parts, Path(data), chosen_task)
     used = {"training": manifest.read(workdir / "scans.csv")}
     if (workdir / start.SEEN).is_file():
         used["pre-training"] = manifest.read(workdir / start.SEEN)
@@ -135,7 +135,7 @@ def evaluate(
         "wall_seconds": round(time.perf_counter() - began, 1),
     }
     if jax.process_index() == 0:
-        name = "evaluation" if data is None else _folder_name(tested.dataset)
+        name = "evaluation" if data is None else f"evaluation-{short_name(tested.dataset)}"
         name += f"-{chosen_task.name}" if len(parts.tasks) > 1 and chosen_task is not parts.tasks[0] else ""
         out = Path(out) if out else workdir / name
         out.mkdir(parents=True, exist_ok=True)
@@ -261,8 +261,12 @@ def _of_task(parts: experiment.Experiment, task: Task) -> experiment.Experiment:
     return dataclasses.replace(parts, folds={f: [i for i in numbers if known[i]] for f, numbers in parts.folds.items()})
 
 
-def _other(parts: experiment.Experiment, path: Path, task: Task) -> experiment.Experiment:
-    """Return the experiment with another dataset's scans as its `ood` fold, and no test fold."""
+def other(parts: experiment.Experiment, path: Path, task: Task) -> experiment.Experiment:
+    """Return the experiment with another dataset's scans that have a label of the task as its `ood` fold, its only one.
+
+    Raises:
+      InputError: it is no dataset, the run's own, or of volumes of another size.
+    """
     dataset = records.open_dataset(path)
     if dataset.card["manifest_sha256"] == parts.dataset.card["manifest_sha256"]:
         raise InputError(f"{path}: is the dataset that the run was trained on; expected another; leave out --data")
@@ -290,9 +294,10 @@ def _recipe_difference(here: dict[str, Any], trained: dict[str, Any]) -> str:
     return "; ".join(f"{k} {here.get(k)!r}, was {trained.get(k)!r}" for k in keys)
 
 
-def _folder_name(dataset: records.Dataset) -> str:
-    # Part of the hash, for studies like to call their folders alike.
-    return f"evaluation-{dataset.path.name}-{dataset.card['manifest_sha256'][:6]}"
+def short_name(dataset: records.Dataset) -> str:
+    """Return what results on another dataset than the run's are named after: its folder, and part of its hash."""
+    # For studies like to call their folders alike.
+    return f"{dataset.path.name}-{dataset.card['manifest_sha256'][:6]}"
 
 
 def best(parts: experiment.Experiment, workdir: Path, mesh: Any) -> tuple[int, Any, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,10 +16,10 @@ from jaxneuro import interop, terminal
 from jaxneuro.data import open_reader
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
-from jaxneuro.evaluation.maps import chosen, hiding, making, pictures, rollout, scores, space
+from jaxneuro.evaluation.maps import chosen, hiding, kept, making, pictures, rollout, scores, space
 from jaxneuro.evaluation.maps.making import Settings
 from jaxneuro.tasks import Task
-from jaxneuro.training import experiment, journal, sharding
+from jaxneuro.training import experiment, hosts, journal, sharding
 
 #: Random maps to compare with.
 _DRAWS = 100
@@ -30,8 +29,9 @@ def occlusion(
     workdir: str | Path,
     settings: Settings | None = None,
     *,
+    data: str | Path | None = None,
     task: str | None = None,
-    fold: str = "test",
+    fold: str | None = None,
     scans: int = 10,
     of: str | None = None,
     probability: bool = False,
@@ -50,8 +50,9 @@ def occlusion(
     Args:
       workdir: folder of a supervised run.
       settings: how maps are made.
+      data: another dataset, whose scans (each subject's first session) are explained in place of the run's own.
       task: of a run that learnt several; by default the main one.
-      fold: whose scans.
+      fold: whose scans, by default test; another dataset has no folds.
       scans: how many of each class (of all scans in regression), drawn by `seed`.
       of: class to explain; by default the second of two, each scan's own of several.
       probability: explain it in place of the logit.
@@ -64,7 +65,9 @@ def occlusion(
       each: write the map of every scan, too.
       draw: write pictures (needs nilearn and matplotlib).
       seed: of the scans drawn, random maps, untrained weights.
-      out: folder for the results; by default METHOD-TASK in the run's.
+      out: folder for the results; by default METHOD-TASK in the run's, or METHOD-TASK-NAME-HASH for another dataset.
+
+    Maps of scans are kept in `out` until all is written: the same call after a stop makes the others alone.
 
     Returns:
       What METHOD.json holds.
@@ -85,6 +88,15 @@ def occlusion(
             f"fine-tune it with --config.init.path={workdir}"
         )
     explained = chosen.explain(parts, task, of, probability)
+    name = f"{settings.method}-{explained.task.name}"
+    if data is not None:
+        if fold is not None:
+            raise InputError(
+                f"--fold: found '{fold}' with --data; expected one or the other: all its scans are one fold"
+            )
+        parts, fold = evaluate.other(parts, Path(data), explained.task), "ood"
+        name += f"-{evaluate.short_name(parts.dataset)}"
+    fold = fold or "test"
     there = space.of(parts.dataset.card, parts.dataset.path)
     grid = settings.grid(there.shape)
     if settings.method == "rollout":
@@ -104,23 +116,33 @@ def occlusion(
         if not covered:
             raise InputError(f"--atlas: {atlas}: found no region in the brain; expected an atlas in MNI152 space")
         terminal.say(f"{atlas}: its regions cover {covered:.0%} of the brain")
-    out = Path(out) if out else workdir / f"{settings.method}-{explained.task.name}"
-    out.mkdir(parents=True, exist_ok=True)  # before the work, so that a place that cannot be written is told first
+    out = Path(out) if out else workdir / name
+    # Before the work, so that a place that cannot be written is told first.
+    hosts.first(lambda: out.mkdir(parents=True, exist_ok=True))
     mesh = sharding.make_mesh({"data": -1})
     step, weights, _ = evaluate.best(parts, workdir, mesh)
     networks = {"trained": weights, **({"untrained": _untrained(parts, seed, mesh)} if untrained else {})}
-    found = {}
+    hides = settings.method == "occlusion"
+    described = settings.describe(there.shape) if hides else {}
+    data_said = evaluate.describe_data(parts.dataset)
+    found, before = {}, 0
     for name, its in networks.items():
+        what = {
+            "method": settings.method, **described, "task": explained.task.name, "explains": explained.what,
+            "model": parts.described, "normalise": config.data.normalise, "card": data_said["card_sha256"],
+            "weights": kept.digest(its), "version": journal.versions()["jaxneuro"],
+        }  # fmt: skip
+        known = kept.Kept(out, what, [f"{i}-{w}" for i, w in zip(numbers, which, strict=True)])
+        if known.before:
+            terminal.say(f"{out}: {known.before} of {len(numbers)} maps of the {name} network are made already")
+        network = making.Network(explained.output, its, config.data.normalise, parts.model)
         label = settings.method if name == "trained" else f"{settings.method}, untrained network"
-        found[name] = making.make(
-            explained.output, its, volumes, which, settings, normalise=config.data.normalise, mesh=mesh, label=label,
-            model=parts.model,
-        )  # fmt: skip
+        found[name] = making.make(network, volumes, which, settings, mesh=mesh, label=label, known=known)
+        before += known.before
     evaluate.refuse_no_numbers(
         np.array(found["trained"].outputs)[:, None], [parts.dataset.scans[i] for i in numbers], workdir
     )
     means = {n: {g: f.maps[rows].mean(0) for g, rows in groups.items()} for n, f in found.items()}
-    hides = settings.method == "occlusion"
     if settings.method == "rollout":
         grid = rollout.grid(parts.model)
     told: dict[str, Any] = {}
@@ -139,24 +161,6 @@ def occlusion(
             )
             told[group]["truth"] = {"files": files, **compared}
 
-    behind = space.image(there, volumes.astype(np.float32).mean((0, -1)))
-    nib.save(behind, out / "mean.nii.gz")
-    for name, of_groups in means.items():
-        for group, values in of_groups.items():
-            file = _file_name(group if name == "trained" else f"{name}-{group}")
-            image = space.image(there, values)
-            nib.save(image, out / f"{file}.nii.gz")
-            if draw:
-                title = f"{explained.what}, {group}, n = {len(groups[group])}, {fold}"
-                title += "" if name == "trained" else f" ({name} network)"
-                pictures.overlay(out / f"{file}.png", image, behind, brain_of[group], title, signed=hides)
-    if each:
-        for values, i in zip(found["trained"].maps, numbers, strict=True):
-            scan = parts.dataset.scans[i]
-            nib.save(space.image(there, values), out / f"{_file_name(f'scan-{scan.subject}_{scan.session}')}.nii.gz")
-    if regions is not None:
-        rows_of = list(scores.regions(means["trained"], brain_of["all"], regions, names, there.voxel_mm))
-        scores.write_regions(out / "regions.csv", rows_of)
     result = {
         "method": settings.method,
         "task": evaluate.describe_task(explained.task),
@@ -165,7 +169,7 @@ def occlusion(
         "checkpoint": {"step": step},
         "model": parts.described["name"],
         "normalise": config.data.normalise,
-        **(settings.describe(there.shape) if hides else {}),
+        **described,
         "fold": fold,
         "seed": seed,
         "tolerance_mm": tolerance_mm,
@@ -173,13 +177,34 @@ def occlusion(
         "scans": _rows(parts, numbers, which, target, found["trained"].outputs, explained),
         "space": {"registered": there.registered, "affine": there.affine.tolist()},
         "passes": sum(f.passes for f in found.values()),
+        "kept_from_before": before,
         "devices": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
-        "data": evaluate.describe_data(parts.dataset),
+        "data": data_said,
         "versions": journal.versions(),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "wall_seconds": round(time.perf_counter() - began, 1),
     }
-    journal.write_json(out / f"{settings.method}.json", result)
+    if hosts.is_first():
+        behind = space.image(there, volumes.astype(np.float32).mean((0, -1)))
+        nib.save(behind, out / "mean.nii.gz")
+        for name, of_groups in means.items():
+            for group, values in of_groups.items():
+                file, image = out / pictures.file_name(group, name), space.image(there, values)
+                nib.save(image, file.with_name(f"{file.name}.nii.gz"))
+                if draw:
+                    title, known_place = pictures.title(result, group, name), places.get(group, (None, None))[1]
+                    drawing = pictures.Drawing(image, behind, brain_of[group], title, hides, known_place)
+                    drawing.save(file.with_name(f"{file.name}.png"))
+        if each:
+            for values, i in zip(found["trained"].maps, numbers, strict=True):
+                scan = parts.dataset.scans[i]
+                file = out / pictures.file_name(f"scan-{scan.subject}_{scan.session}")
+                nib.save(space.image(there, values), file.with_name(f"{file.name}.nii.gz"))
+        if regions is not None:
+            rows_of = list(scores.regions(means["trained"], brain_of["all"], regions, names, there.voxel_mm))
+            scores.write_regions(out / "regions.csv", rows_of)
+        journal.write_json(out / f"{settings.method}.json", result)
+        kept.forget(out)
     terminal.say(
         f"{out}: {settings.method}.json, maps of {', '.join(groups)}"
         + (", pictures" if draw else "")
@@ -196,7 +221,7 @@ def _untrained(parts: experiment.Experiment, seed: int, mesh: Any) -> dict[str, 
     """Return fresh weights of the run's network, on every device."""
     fresh, _ = interop.transfer(parts.model, {}, fresh=[""], seed=seed)
     weights = {"params": fresh["params"], "batch_stats": fresh.get("batch_stats", {})}
-    return jax.device_put(weights, sharding.replicated(mesh))
+    return jax.device_put(jax.tree.map(np.asarray, weights), sharding.replicated(mesh))
 
 
 def _compare(
@@ -287,7 +312,3 @@ def _rows(
         row = {"subject": scan.subject, "session": scan.session, "label": named, "output": output}
         rows.append(row | ({"class": explained.classes[klass]} if explained.classes else {}))
     return rows
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]", "_", text)

@@ -53,7 +53,8 @@ def add(verbs: Any) -> None:
     p.add_argument("--task", help="of a run that learnt several (default: the main one)")
     p.add_argument("--class", dest="of", metavar="CLASS", help="to explain (default: of two the second, else its own)")
     p.add_argument("--probability", action="store_true", help="explain the probability in place of the logit")
-    p.add_argument("--fold", default="test", help="train, validation, test (default) or ood")
+    p.add_argument("--fold", help="train, validation, test (default) or ood")
+    p.add_argument("--data", type=Path, help="another dataset, to explain scans of it")
     p.add_argument("--scans", type=arguments.positive, default=10, help="of each class (default: 10)")
     p.add_argument("--seed", type=int, default=0, help="of the scans drawn, and of what maps are compared with")
     p.add_argument("--out", type=Path, help="folder for the results (default: METHOD-TASK in the run's)")
@@ -75,6 +76,7 @@ def add(verbs: Any) -> None:
     )
     known.add_argument("--tolerance", type=float, default=5.0, metavar="MM", help="of the pointing game (default: 5)")
     known.add_argument("--untrained", action="store_true", help="go through it with an untrained network, too")
+    arguments.distributed(p)
     p.set_defaults(run=_occlusion)
 
 
@@ -127,13 +129,14 @@ def _probe(args: argparse.Namespace, rest: Sequence[str]) -> None:
 def _occlusion(args: argparse.Namespace, _: Sequence[str]) -> None:
     from jaxneuro.evaluation import occlusion
     from jaxneuro.study import tables
-    from jaxneuro.training import runtime
+    from jaxneuro.training import hosts, runtime
 
-    runtime.start()
+    runtime.start(args.distributed)
     settings = occlusion.Settings(
         **{k: getattr(args, k) for k in ("method", "patch", "stride", "value", "coarse", "quantile", "batch_size")}
     )
     same = (
+        "data",
         "task",
         "fold",
         "scans",
@@ -147,11 +150,12 @@ def _occlusion(args: argparse.Namespace, _: Sequence[str]) -> None:
         "seed",
         "out",
     )
-    result = occlusion.occlusion(
-        args.workdir,
-        settings,
-        tolerance_mm=args.tolerance,
-        draw=not args.no_pictures,
-        **{k: getattr(args, k) for k in same},
-    )
+    with hosts.deaths_told(args.workdir):
+        result = occlusion.occlusion(
+            args.workdir,
+            settings,
+            tolerance_mm=args.tolerance,
+            draw=not args.no_pictures,
+            **{k: getattr(args, k) for k in same},
+        )
     terminal.say(tables.to_rich(tables.maps(result)))

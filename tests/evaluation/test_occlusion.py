@@ -115,8 +115,8 @@ def test_an_asymmetric_blob_in_a_scan_ends_at_its_place_in_the_world():
         return (jnp.maximum(x - 1.2, 0) ** 2).sum((1, 2, 3, 4))
 
     found = making.make(
-        output, None, volume[None], [0], Settings(patch=(3, 3, 3), stride=(1, 1, 1), batch_size=512),
-        normalise="none", mesh=sharding.make_mesh({"data": -1}), label="",
+        making.Network(output, None, "none"), volume[None], [0],
+        Settings(patch=(3, 3, 3), stride=(1, 1, 1), batch_size=512), mesh=sharding.make_mesh({"data": -1}), label="",
     )  # fmt: skip
     image = space.image(there, found.maps[0])
     peak = np.argwhere(found.maps[0] == found.maps[0].max()).mean(0)

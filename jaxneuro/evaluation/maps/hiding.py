@@ -252,6 +252,13 @@ def _changing(where: Grid, volume: jax.Array, value: jax.Array) -> np.ndarray:
     return _over([c.T for c in where.covers()], other) > 0.5
 
 
+def own_part(mesh: Mesh, batch: np.ndarray) -> np.ndarray:
+    """Return which part of a batch [b, ...], that all processes have, this one puts on its devices."""
+    part, count = sharding.process_part(mesh)
+    rows = len(batch) // count
+    return batch[part * rows : (part + 1) * rows]
+
+
 def _batched(
     call: Callable[[jax.Array], jax.Array],
     corners: np.ndarray,
@@ -269,7 +276,8 @@ def _batched(
         told(min(len(found) * batch_size, len(corners)))
 
     for i in range(0, len(padded), batch_size):
-        waiting.append(call(sharding.put(mesh, {"corners": padded[i : i + batch_size]})["corners"]))
+        batch = own_part(mesh, padded[i : i + batch_size])
+        waiting.append(call(sharding.put(mesh, {"corners": batch})["corners"]))
         if len(waiting) > _AHEAD:
             fetch()
     while waiting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,6 +78,30 @@ class Settings:
         }
 
 
+class Network(NamedTuple):
+    """What is explained.
+
+    Attributes:
+      output: of a network.
+      weights: of it, on the mesh.
+      normalise: what volumes go through before it, a kind of `augment.normalise`.
+      model: that the output is of; None is for functions that are no network of ours.
+    """
+
+    output: hiding.Output
+    weights: Any
+    normalise: str
+    model: nn.Module | None = None
+
+
+class One(NamedTuple):
+    """The map of a volume [d, h, w], the output of the whole volume, and how many volumes the network saw for it."""
+
+    values: np.ndarray
+    output: float
+    passes: int
+
+
 class Made(NamedTuple):
     """Maps [n, d, h, w], the outputs of the whole volumes [n], and how many volumes went through the network."""
 
@@ -86,112 +110,107 @@ class Made(NamedTuple):
     passes: int
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Maps to make: of those `volumes` [n, d, h, w, c], as stored, that `todo` numbers; `which` class of each."""
+
+    network: Network
+    volumes: np.ndarray
+    which: Sequence[int]
+    todo: Sequence[int]
+    settings: Settings
+    mesh: Mesh
+    label: str
+
+
 def make(
-    output: hiding.Output,
-    weights: Any,
+    network: Network,
     volumes: np.ndarray,
     which: Sequence[int],
     settings: Settings,
     *,
-    normalise: str,
     mesh: Mesh,
     label: str,
-    model: nn.Module | None = None,
+    known: MutableMapping[int, One] | None = None,
 ) -> Made:
     """Return maps of volumes.
 
-    Volumes are normalised first and a part is hidden then: the statistics do not move with the patch.
+    Volumes are normalised first and a part is hidden then: the statistics do not move with the patch. Of several
+    processes each calls this alike, and its devices take their share of every batch.
 
     Args:
-      output: of the network.
-      weights: of it, on the mesh.
+      network: what is explained.
       volumes: [n, d, h, w, c] as stored.
       which: the class that is explained, for each volume.
       settings: how maps are made.
-      normalise: a kind of `augment.normalise`.
       mesh: the devices.
       label: what the progress says.
-      model: the network, for "rollout" alone.
+      known: maps that are there already, by the number of the volume; it is given each new one once it is made.
 
     Raises:
       InputError: the settings do not go with the volumes.
     """
-    if settings.method == "occlusion":
-        return _hide(output, weights, volumes, which, settings, normalise, mesh, label)
-    if settings.method == "gradient":
-        one = gradient.program(output, mesh)
-    else:
-        assert model is not None
-        one = rollout.program(model, output, mesh)
-    return _at_once(one, weights, volumes, which, normalise, mesh, label)
+    known = {} if known is None else known
+    todo = [i for i in range(len(volumes)) if i not in known]
+    how = _hide if settings.method == "occlusion" else _at_once
+    for i, one in how(_Work(network, volumes, which, todo, settings, mesh, label)):
+        known[i] = one
+    ordered = [known[i] for i in range(len(volumes))]
+    return Made(np.stack([o.values for o in ordered]), [o.output for o in ordered], sum(o.passes for o in ordered))
 
 
-def _hide(
-    output: hiding.Output,
-    weights: Any,
-    volumes: np.ndarray,
-    which: Sequence[int],
-    settings: Settings,
-    normalise: str,
-    mesh: Mesh,
-    label: str,
-) -> Made:
-    """Return occlusion maps of volumes [n, d, h, w, c] as stored."""
-    whole, grid = sharding.replicated(mesh), settings.grid(volumes.shape[1:4])
+def _hide(work: _Work) -> Iterator[tuple[int, One]]:
+    """Yield occlusion maps, a volume after the other."""
+    network, settings, mesh = work.network, work.settings, work.mesh
+    whole, grid = sharding.replicated(mesh), settings.grid(work.volumes.shape[1:4])
 
-    @jax.jit
-    def seen(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value = hiding.background(raw, normalise) if settings.value is None else jnp.full(raw.shape[-1], settings.value)
-        return augment.normalise(raw[None], normalise)[0], value.astype(jnp.float32)
+    def normalised(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+        zero = hiding.background(raw, network.normalise)
+        value = zero if settings.value is None else jnp.full(raw.shape[-1], settings.value)
+        return augment.normalise(raw[None], network.normalise)[0], value.astype(jnp.float32)
 
-    outputs = hiding.program(output, mesh, grid.patch)
+    seen = jax.jit(normalised, in_shardings=whole, out_shardings=whole)
+    outputs = hiding.program(network.output, mesh, grid.patch)
     positions = math.prod(grid.shape) + 1
     size = settings.batch_size or (_BATCH_CPU if jax.default_backend() == "cpu" else _BATCH)
     size = -(-min(size, positions) // mesh.size) * mesh.size
-    maps, wholes, passes = [], [], 0
-    with terminal.progress(label, len(volumes) * positions) as report:
-        for i, raw in enumerate(volumes):
-            volume, value = jax.device_put(seen(raw), whole)
+    with terminal.progress(work.label, len(work.todo) * positions) as report:
+        for n, i in enumerate(work.todo):
+            volume, value = seen(work.volumes[i])
 
-            def told(done: int, before: int = i) -> None:
-                report(before * positions + done, note=f"scan {before + 1} of {len(volumes)}")
+            def told(done: int, before: int = n) -> None:
+                report(before * positions + done, note=f"scan {before + 1} of {len(work.todo)}")
 
             found = hiding.differences(
-                outputs, weights, volume, value, grid, mesh=mesh, batch_size=size, which=which[i],
+                outputs, network.weights, volume, value, grid, mesh=mesh, batch_size=size, which=work.which[i],
                 coarse=settings.coarse, quantile=settings.quantile, report=told,
             )  # fmt: skip
-            maps.append(hiding.spread(grid, found.values))
-            wholes.append(found.output)
-            passes += found.passes
-            report((i + 1) * positions)
-    return Made(np.stack(maps), wholes, passes)
+            yield i, One(hiding.spread(grid, found.values), found.output, found.passes)
+            report((n + 1) * positions)
 
 
-def _at_once(
-    saliency: Callable[..., tuple[jax.Array, jax.Array]],
-    weights: Any,
-    volumes: np.ndarray,
-    which: Sequence[int],
-    normalise: str,
-    mesh: Mesh,
-    label: str,
-) -> Made:
-    """Return maps, of volumes [n, d, h, w, c] as stored, that take one call each."""
-    seen = jax.jit(augment.normaliser(normalise))
-    maps, wholes = [], []
-    with terminal.progress(label, len(volumes)) as report:
-        for klass in sorted(set(which)):
-            rows = [i for i, w in enumerate(which) if w == klass]
+def _at_once(work: _Work) -> Iterator[tuple[int, One]]:
+    """Yield maps that take one call each, of as many volumes at once as there are devices."""
+    network, mesh = work.network, work.mesh
+    if work.settings.method == "gradient":
+        saliency = gradient.program(network.output, mesh)
+    else:
+        assert network.model is not None
+        saliency = rollout.program(network.model, network.output, mesh)
+    seen = jax.jit(augment.normaliser(network.normalise))
+    done = 0
+    with terminal.progress(work.label, len(work.todo)) as report:
+        for klass in sorted({work.which[i] for i in work.todo}):
+            rows = [i for i in work.todo if work.which[i] == klass]
             for begin in range(0, len(rows), mesh.size):
                 some = rows[begin : begin + mesh.size]
-                batch = volumes[np.resize(some, mesh.size)]
+                batch = hiding.own_part(mesh, work.volumes[np.resize(some, mesh.size)])
                 placed = sharding.put(mesh, {"volume": batch})["volume"]
-                values, found = (sharding.fetch(x) for x in saliency(weights, seen(placed), np.int32(klass)))
-                maps += list(zip(some, found, strict=False))
-                wholes += list(zip(some, values.tolist(), strict=False))
-                report(len(maps))
-    order = np.argsort([i for i, _ in maps])
-    return Made(np.stack([maps[i][1] for i in order]), [wholes[i][1] for i in order], len(maps))
+                outputs, maps = (sharding.fetch(x) for x in saliency(network.weights, seen(placed), np.int32(klass)))
+                for i, values, output in zip(some, maps, outputs, strict=False):
+                    yield i, One(values, float(output), 1)
+                done += len(some)
+                report(done)
 
 
 def _three(values: Sequence[int], flag: str) -> Triple:
