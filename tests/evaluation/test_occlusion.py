@@ -13,49 +13,20 @@ from sklearn.metrics import roc_auc_score
 
 from jaxneuro import cli
 from jaxneuro.errors import InputError
-from jaxneuro.evaluation import occlusion
+from jaxneuro.evaluation import evaluate, occlusion
 from jaxneuro.evaluation.maps import chosen, hiding, making, scores, space
 from jaxneuro.evaluation.occlusion import Settings
 from jaxneuro.prepare import recipes, volumes
 from jaxneuro.training import loop, sharding
 from tests.conftest import box_scans, smoke_config, write_dataset
+from tests.evaluation.conftest import BOX_MM, CENTRE, RECIPE, SPACING, write_mask
 
-#: Of the dataset's grid, mm: all six differ, so that no two axes can be taken for each other.
-SPACING, CENTRE = (2.0, 3.0, 4.0), (1.0, -2.0, 3.0)
-#: The box that is brighter in AD takes voxels 4 to 9 of 16, so its middle is one voxel below the grid's.
-BOX_MM = (-1.0, -5.0, -1.0)
-RECIPE = {"name": "boxes", "shape": [16, 16, 16], "stages": ["strip", "register"], "already": [], "centre_mm": CENTRE}
 QUICK = Settings(patch=(4,), stride=(2,))
 
 
-def write_mask(path, low, high, dtype=np.uint8, shape=(60, 80, 90), origin=(-30.0, -40.0, -40.0)):
-    """Write a mask of voxels of 1 mm, of a box in world mm, left-right reversed in the file (LAS)."""
-    affine = np.diag([1.0, 1.0, 1.0, 1.0])
-    affine[:3, 3] = origin
-    at = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) + affine[:3, 3]
-    values = ((at >= low) & (at < high)).all(-1).astype(dtype)
-    affine[0, 0], affine[0, 3] = -1.0, origin[0] + shape[0] - 1
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(values[::-1], affine), path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run on scans of a cohort that has the truth beside them, as `jaxneuro cohort` writes it."""
-    root = tmp_path_factory.mktemp("explained")
-    half = 3 * np.array(SPACING)
-    write_mask(
-        root / "cohort/derivatives/truth/effect-AD_mask.nii.gz", np.array(BOX_MM) - half, np.array(BOX_MM) + half
-    )
-    scans = [
-        dataclasses.replace(s, path=str(root / f"cohort/sub-{s.subject}/{s.session}/anat/{s.name}_T1w.nii.gz"))
-        for s in box_scans()
-    ]
-    axes = "RAS+: depth left to right, height posterior to anterior, width inferior to superior"
-    data = write_dataset(root / "d", scans, spacing_mm=list(SPACING), axes=axes, recipe=RECIPE)
-    loop.train(smoke_config(data, "training.epochs=4", "optimizer.learning_rate=0.01", "data.batch_size=8"), root / "r")
-    return root / "r"
+def run(explained_run):
+    return explained_run
 
 
 def fails(capsys, *arguments):
@@ -255,6 +226,35 @@ def test_a_run_without_a_task_is_told(run, tmp_path, capsys):
     said = fails(capsys, tmp_path, "--no-pictures")
     assert "objective 'contrastive' predicts nothing to explain; expected a supervised run" in said
     assert "expected the folder of a training run" in fails(capsys, tmp_path / "none", "--no-pictures")
+
+
+def test_scans_of_another_dataset_are_explained_as_they_are_tested(run, tmp_path, capsys):
+    data = write_dataset(
+        tmp_path / "site", box_scans(12, "t"), spacing_mm=list(SPACING), axes="RAS+: ...", recipe=RECIPE
+    )
+    shutil.copytree(run, tmp_path / "r")
+    evaluate.evaluate(tmp_path / "r", data=data, out=tmp_path / "e", resamples=10)
+    with open(tmp_path / "e/predictions.csv", newline="") as f:
+        tested = {(r["subject"], r["session"]): float(r["prediction"]) for r in csv.DictReader(f) if r["fold"] == "ood"}
+    assert cli.main(
+        ["occlusion", str(tmp_path / "r"), "--data", str(data), "--patch", "8", "--stride", "8", "--no-pictures"]
+    ) == 0  # fmt: skip
+    (out,) = (tmp_path / "r").glob("occlusion-ad-site-*")
+    result = json.loads((out / "occlusion.json").read_text())
+    assert (result["fold"], result["data"]["path"]) == ("ood", str(data))
+    # Subjects 8 to 11 are AD, and of the 12 each one's first session is taken.
+    assert [s["label"] for s in result["scans"]] == ["CN"] * 8 + ["AD"] * 4
+    assert {(s["subject"], s["session"]) for s in result["scans"]} == {(f"t{i:03d}", "ses-1") for i in range(12)}
+    for scan in result["scans"]:
+        probability = 1 / (1 + np.exp(-scan["output"]))
+        assert tested[scan["subject"], scan["session"]] == pytest.approx(probability, abs=1e-5)
+    small = write_dataset(tmp_path / "small", box_scans(8, "u"), shape=(12, 16, 16))
+    for more, said in {
+        ("--data", data, "--fold", "test"): "--fold: found 'test' with --data; expected one or the other",
+        ("--data", run.parent / "d"): "is the dataset that the run was trained on; expected another",
+        ("--data", small): "found volumes of [12, 16, 16, 1]; expected [16, 16, 16, 1] as in training",
+    }.items():
+        assert said in fails(capsys, run, "--no-pictures", *more)
 
 
 def test_scans_that_are_not_registered_have_maps_and_no_atlas(tmp_path):

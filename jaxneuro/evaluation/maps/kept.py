@@ -72,7 +72,7 @@ def digest(weights: Any) -> str:
 def _read(file: Path) -> One | None:
     """Return the map in a file; None where there is none, or a damaged one, which is made again."""
     try:
-        with np.load(file) as there:
+        with open(file, "rb") as f, np.load(f) as there:
             return One(there["values"], float(there["output"]), int(there["passes"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
