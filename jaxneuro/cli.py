@@ -18,7 +18,7 @@ from jaxneuro.verbs import about, runs, scans, studies, weights
 
 _EXTRAS = {
     "nilearn": "prepare", "SimpleITK": "prepare", "av": "video", "matplotlib": "report", "jinja2": "report",
-    "torch": "torch",
+    "torch": "torch", "optuna": "search",
 }  # fmt: skip
 
 

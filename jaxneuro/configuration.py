@@ -35,7 +35,8 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config = load(path)
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(
-            f"{file}: found a {type(config).__name__}; expected the config of a run; a Study is for jaxneuro study"
+            f"{file}: found a {type(config).__name__}; expected the config of a run; a Study is for jaxneuro study, a "
+            "Search for jaxneuro search"
         )
     try:
         _make_room(config, overrides)

@@ -11,8 +11,8 @@ from jaxneuro import configuration, records, splits
 from jaxneuro.manifest import Scan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-#: Names of the files that `jaxneuro train` takes; the others are the defaults, and studies.
-EXPERIMENTS = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common" and not p.stem.startswith("study_"))
+#: Names of the files that `jaxneuro train` takes; the others are the defaults, studies and searches.
+EXPERIMENTS = sorted(p.stem for p in CONFIGS.glob("*.py") if not p.stem.startswith(("common", "study_", "search_")))
 
 
 def pytest_configure(config):

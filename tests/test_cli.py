@@ -35,6 +35,7 @@ def fails(capsys, *arguments):
         "export",
         "report",
         "study",
+        "search",
         "demo",
     ],
 )

@@ -143,13 +143,7 @@ def check_config(
     path = Path(workdir) / _CONFIG
     if path.is_file():
         there = records.read_json(path, expected=f"the config of a run; choose {instead}")
-        old, new = (_LATER | _flat(of) for of in (there, json.loads(json.dumps(config))))
-        differ = [
-            f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
-            for k in sorted({*old, *new})
-            if old.get(k) != new.get(k) and not (k.startswith(_FREE) and _NOISE not in (old.get(k), new.get(k)))
-        ]
-        if differ:
+        if differ := differences(there, config):
             raise InputError(
                 f"{workdir}: was made by another config ({'; '.join(differ[:5])}"
                 f"{f'; and {len(differ) - 5} more' if len(differ) > 5 else ''}); expected the same; "
@@ -157,6 +151,16 @@ def check_config(
             )
     elif Path(workdir).exists() and any(p.name not in _BEGUN for p in Path(workdir).iterdir()):
         raise InputError(f"{workdir}: holds files but no config.json; expected an empty or new folder, or a run's")
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Return "KEY: ... there, ... here" for each key that keeps two nested configs from being one run's."""
+    old, new = (_LATER | _flat(of) for of in (there, json.loads(json.dumps(here))))
+    return [
+        f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
+        for k in sorted({*old, *new})
+        if old.get(k) != new.get(k) and not (k.startswith(_FREE) and _NOISE not in (old.get(k), new.get(k)))
+    ]
 
 
 def check_dataset(workdir: str | os.PathLike[str], card: dict[str, Any]) -> None:

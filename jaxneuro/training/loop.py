@@ -33,7 +33,10 @@ from jaxneuro.training.pace import Pace
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: str | Path, stop: stopping.Stop | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    stop: stopping.Stop | None = None,
+    judge: Callable[[int, float], bool] | None = None,
 ) -> dict[str, float]:
     """Train as a config says; running the same again resumes.
 
@@ -43,6 +46,9 @@ def train(
         checkpoints/ and best/; init.csv and pretrained_on.csv when it starts from other weights; pictures/ from
         objectives that draw some.
       stop: what a signal sets, where the caller already listens (`stopping.on_signal`).
+      judge: is told (epoch, value of the metric that chooses the best checkpoint) after each validation, before the
+        state is saved, and once more where a resumed run repeats it. True ends the run there, as patience does. Every
+        process of a run has to answer alike.
 
     Returns:
       The metric that chooses the best checkpoint, and its `step`.
@@ -55,7 +61,7 @@ def train(
     # ---- what the run is made of; whatever is wrong with it is told before anything is written ------------------
     if stop is None:
         with stopping.on_signal() as stop:
-            return train(config, workdir, stop)
+            return train(config, workdir, stop, judge)
     versions = journal.versions()
     parts = experiment.build(config, _kept(config, workdir))
     config = parts.config
@@ -118,12 +124,14 @@ def train(
         evaluate = steps.evaluation_step(apply, objective, normalise=normalise, views=views, mesh=mesh)
         draw = pictures.drawer(parts, reader, normalise=normalise, mesh=mesh, reading=reading)
 
+        judged = False
+
         def save() -> None:
             checkpoints.save(now, {"data": batches.get_state(), "best": best, "pending": pace.pending()})
 
         def validate(epoch: int, note: str = "") -> None:
             """Score the validation fold, keep the best weights, save the state."""
-            nonlocal best
+            nonlocal best, judged
             values = evaluate_fold(parts, reader, evaluate, now.weights(), "validation", mesh, **reading)
             scores = objective.score(values, parts.labels_of("validation"))
             log.write(step, epoch, {f"validation/{k}": v for k, v in scores.items()})
@@ -133,6 +141,7 @@ def train(
                 checkpoints.save_best(now, scores)
             if draw:
                 log.draw(step, draw(now.weights()))
+            judged = judge is not None and judge(epoch, value)
             save()
             terminal.say(
                 f"epoch {epoch}/{epochs}  step {step}{note}  validation {objective.metric} {value:.3f}"
@@ -144,7 +153,7 @@ def train(
         report = closing.enter_context(terminal.progress("training", total))
         if not total and not found:
             validate(0)  # the weights as they came: nothing is learned
-        while step < total and not _waited(best, step, epoch_steps, config.training):
+        while step < total and not judged and not _waited(best, step, epoch_steps, config.training):
             if told.is_set():
                 pace.check(workdir, parts.dataset.scans)
                 save()
@@ -171,9 +180,8 @@ def train(
         # While a signal only sets a flag: the last state is not to be lost to it.
         checkpoints.close()
         if step < total:
-            terminal.say(
-                f"stopped early: validation {objective.metric} did not improve for {config.training.patience} epochs"
-            )
+            why = f"did not improve for {config.training.patience} epochs"
+            terminal.say(f"stopped early: validation {objective.metric} {'was judged too poor' if judged else why}")
     return {parts.objective.metric: best["value"], "step": best["step"]}
 
 

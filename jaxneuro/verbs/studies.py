@@ -1,4 +1,4 @@
-"""Verbs of many runs: a report of them, a study, the demo."""
+"""Verbs of many runs: a report of them, a study, a search, the demo."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def add(verbs: Any) -> None:
     )
     arguments.workers(p)
     p.set_defaults(run=_study)
+
+    p = verbs.add_parser(
+        "search",
+        help="hyper-parameters by validation: random trials, or stopped where they are poor; the same command goes on",
+        epilog="Several processes may give the same command and share the trials; each is trained by one process (no "
+        "--distributed). docs/study.md says what is written.",
+    )
+    p.add_argument("--config", required=True, help="a file in configs/ that declares a search, such as search_paper.py")
+    p.add_argument("--out", type=Path, required=True, help="folder; an unfinished search in it goes on")
+    p.add_argument("--trials", type=arguments.positive, metavar="N", help="in all (default: as the file says)")
+    p.add_argument("--data", type=Path, metavar="PATH", help="shards (default: as the file or its experiment says)")
+    p.add_argument("--list", action="store_true", help="print every trial and how far it is; run nothing")
+    p.set_defaults(run=_search)
 
     p = verbs.add_parser("demo", help="the whole road on synthetic scans; the last line printed is the report")
     p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder; an unfinished demo in it goes on")
@@ -94,6 +107,41 @@ def _study(args: argparse.Namespace, _: Sequence[str]) -> None:
             f"{len(failed)} of {len(jobs)} jobs failed, the first {name}: {line}; {out / 'jobs'} has all; the same "
             "command tries them again"
         )
+
+
+def _search(args: argparse.Namespace, _: Sequence[str]) -> None:
+    from jaxneuro.training import stopping
+
+    # Before the rest is imported, as in `train`.
+    with stopping.on_signal() as stop:
+        from jaxneuro.study import search, search_results, search_spec, tables, trials
+        from jaxneuro.training import runtime
+
+        # Whole: jobs and trials are the same wherever the next command is given.
+        out = args.out.resolve()
+        asked = search_spec.read(
+            args.config, data=str(args.data.resolve()) if args.data else "", trials=args.trials or 0
+        )
+        if args.list:
+            begun = search.there(asked, out)
+            terminal.say(tables.to_rich(search_results.listing(begun)) if begun else f"{out}: no trial yet")
+            return
+        runtime.start()
+        found = search.begin(asked, out)
+        others = search.run(found, stop)
+        with trials.alone(out):
+            search_results.write(found, out)
+        if others:
+            terminal.say(f"others are at work on trials {', '.join(others)}; the tables are without them")
+        for table in (search_results.importance(found), search_results.top(found)):
+            if table:
+                terminal.say(tables.to_rich(table))
+        terminal.say(f"{out / search_results.TRIALS}: every trial; {search_results.BEST}: the best one's overrides")
+        if not others and not search_results.ranking(found):
+            raise InputError(
+                f"{out}: found no trial that came to its end; expected one at least; trials.csv says why; more trials: "
+                "--trials N"
+            )
 
 
 def _demo(args: argparse.Namespace, _: Sequence[str]) -> None:
