@@ -73,13 +73,11 @@ def write(trials: Trials, out: Path) -> None:
 
 def top(trials: Trials) -> Table:
     """Return the best trials, best first."""
-    keys = list(trials.search.space)
     rows = []
     for trial in ranking(trials)[:SHOWN]:
-        found, settings = best(trial, trials.mode), values(trial)
-        epoch = str(found[0]) if found else ""
-        rows.append((trials.job(trial).name, f"{trial.value:.4f}", epoch, *(_short(settings[key]) for key in keys)))
-    columns = ("Trial", f"Validation {trials.metric}", "Epoch", *keys)
+        found = best(trial, trials.mode)
+        rows.append((trials.job(trial).name, f"{trial.value:.4f}", str(found[0]) if found else "", _settings(trial)))
+    columns = ("Trial", f"Validation {trials.metric}", "Epoch", "Settings")
     return Table(trials.search.title, columns, tuple(rows), (_count(trials), OPTIMISTIC))
 
 
@@ -98,20 +96,22 @@ def importance(trials: Trials) -> Table | None:
 
 def listing(trials: Trials) -> Table:
     """Return every trial with its state, by number."""
-    keys = list(trials.search.space)
     rows = []
     for trial in trials.all():
-        state, word = trials.state(trial)
-        found, settings = best(trial, trials.mode), values(trial)
-        value = f"{found[1]:.4f}" if found else ""
-        rows.append((trials.job(trial).name, state, value, *(_short(settings[key]) for key in keys), word))
-    return Table("Trials", ("Trial", "State", trials.metric, *keys, ""), tuple(rows), (_count(trials),))
+        (state, word), found = trials.state(trial), best(trial, trials.mode)
+        rows.append((trials.job(trial).name, state, f"{found[1]:.4f}" if found else "", _settings(trial), word))
+    return Table("Trials", ("Trial", "State", trials.metric, "Settings", ""), tuple(rows), (_count(trials),))
 
 
 def _count(trials: Trials) -> str:
     count = Counter(trials.state(t)[0] for t in trials.all())
     told = ", ".join(f"{count[s]} {s}" for s in (FINISHED, PRUNED, FAILED, RUNNING, STOPPED) if count[s]) or "none yet"
     return f"Of {trials.search.trials} trials: {told}."
+
+
+def _settings(trial: FrozenTrial) -> str:
+    """Return what was drawn in one cell, which breaks between keys: six columns of them fit no terminal."""
+    return "  ".join(f"{key}={_short(value)}" for key, value in values(trial).items())
 
 
 def _short(value: str) -> str:

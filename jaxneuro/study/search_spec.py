@@ -89,8 +89,15 @@ class Search:
 
 
 def text(value: Any) -> str:
-    """Return a value as the command line has it."""
-    return value if isinstance(value, str) else repr(value)
+    """Return a value as the command line has it; a tuple without spaces, for shells break words at them."""
+    return value if isinstance(value, str) else _literal(value)
+
+
+def _literal(value: Any) -> str:
+    if not isinstance(value, tuple | list):
+        return repr(value)
+    inner = ",".join(_literal(v) for v in value)
+    return f"({inner},)" if len(value) == 1 else f"({inner})"
 
 
 def read(path: str, *, data: str = "", trials: int = 0) -> Search:

@@ -1,5 +1,6 @@
 """Searches: what a file declares, trials drawn, stopped, shared, recorded. Training is a formula, but in two tests."""
 
+import ast
 import csv
 import dataclasses
 import itertools
@@ -137,12 +138,18 @@ def test_a_file_is_read_with_what_the_command_line_says(tmp_path):
         configuration.read(str(CONFIGS / "search_tiny.py"))
 
 
+def test_values_are_written_as_a_shell_takes_them():
+    of = Choice((0.1, "adamw", (1, 2), ("^head",), ((1,), "a, b"), ()))
+    assert of.texts() == ("0.1", "adamw", "(1,2)", "('^head',)", "((1,),'a, b')", "()")
+    assert [ast.literal_eval(t) for t in of.texts()[2:]] == list(of.values[2:])
+
+
 def test_every_end_and_choice_is_a_corner_once(asked):
     lists = {
         "optimizer.learning_rate": ["1e-05", "0.002"],
         "optimizer.weight_decay": ["0.0", "0.2"],
         "data.batch_size": ["4", "8"],
-        "model.block_sizes": ["(1, 1)", "(1, 2)"],
+        "model.block_sizes": ["(1,1)", "(1,2)"],
     }
     first = {k: v[0] for k, v in lists.items()}
     assert list(asked().corners()) == [first, *(first | {k: v[1]} for k, v in lists.items())]
@@ -230,7 +237,7 @@ def test_what_is_written(asked, formula, tmp_path):
     for row in rows:
         config = configs[row["trial"]]
         assert float(row["optimizer.learning_rate"]) == config.optimizer.learning_rate
-        assert row["model.block_sizes"] == str(tuple(config.model.block_sizes))
+        assert ast.literal_eval(row["model.block_sizes"]) == tuple(config.model.block_sizes)
         if row["state"] == "finished":
             # The formula is highest in the middle of six epochs.
             assert (row["epoch"], row["epochs"], row["line"]) == ("3", "6", "")
@@ -248,6 +255,13 @@ def test_what_is_written(asked, formula, tmp_path):
     table = search_results.top(found)
     assert table.rows[0][0] == first["trial"]
     assert len(table.rows) == 4
+    rate, decay = (float(f"{float(first[k]):.3g}") for k in list(SPACE)[:2])
+    blocks, size = first["model.block_sizes"], first["data.batch_size"]
+    assert table.rows[0][2:] == (
+        "3",
+        f"optimizer.learning_rate={rate:.3g}  optimizer.weight_decay={decay:.3g}  data.batch_size={size}  "
+        f"model.block_sizes={blocks}",
+    )
     assert "Of 6 trials: 4 finished, 2 failed." in table.notes
     assert search_results.importance(found) is None  # of four trials nothing is said
 
@@ -595,6 +609,15 @@ def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):
         monkeypatch.delattr(module.__name__)
     for name in [n for n in sys.modules if n.split(".")[0] == "optuna"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "optuna", None)
+
+    class Gone:
+        """Find no optuna, as where it is not installed."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "optuna":
+                raise ModuleNotFoundError("No module named 'optuna'", name="optuna")
+
+    monkeypatch.setattr(sys, "meta_path", [Gone, *sys.meta_path])
     assert cli.main(["search", "--config", str(CONFIGS / "search_tiny.py"), "--out", str(tmp_path / "s")]) == 1
     assert "pip install 'jaxneuro[search]'" in capsys.readouterr().err
