@@ -12,8 +12,9 @@ def roc_band(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bootstrap the ROC curve over subjects: false positive rates [101] and both ends of the band [101].
 
-    `target`, `prediction` and `subject` are [scans]. Subjects are drawn within classes (a subject's first
-    scan tells which), as for the intervals. Raises ValueError when the scans hold one class.
+    `target` and `subject` are [scans], `prediction` too, or [networks, scans], whose mean curve it is then.
+    Subjects are drawn within classes (a subject's first scan tells which), as for the intervals. Raises ValueError
+    when the scans hold one class.
     """
     if np.ptp(target) == 0:
         raise ValueError("an ROC curve needs both classes: every scan is of one")
@@ -25,9 +26,17 @@ def roc_band(
         drawn = np.concatenate([pool[rng.integers(len(pool), size=len(pool))] for pool in pools])
         weight = np.bincount(drawn, minlength=len(names))[owner]
         if np.ptp(target[weight > 0]) > 0:
-            curves.append(weighted_roc(target, prediction, weight, grid))
+            curves.append(mean_roc(target, prediction, weight, grid))
     bottom, top = np.quantile(curves, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return grid, bottom, top
+
+
+def mean_roc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Average the ROC curves of several networks vertically: true positive rates [n] at the rates `grid` [n].
+
+    `target` (0 or 1) and `weight` are [scans], `prediction` [networks, scans], or [scans] of one.
+    """
+    return np.mean([weighted_roc(target, of_one, weight, grid) for of_one in np.atleast_2d(prediction)], axis=0)
 
 
 def weighted_roc(target: np.ndarray, prediction: np.ndarray, weight: np.ndarray, grid: np.ndarray) -> np.ndarray:

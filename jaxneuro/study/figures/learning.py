@@ -1,4 +1,4 @@
-"""Learning curves from the lines of metrics.jsonl."""
+"""Learning curves from the lines of metrics.jsonl: of one run, and of the rows of a study."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from jaxneuro.study import tables
-from jaxneuro.study.figures import style
-from jaxneuro.study.figures.style import Drawing
+from jaxneuro.study.figures import panels, style
+from jaxneuro.study.figures.style import Drawing, Plot
+from jaxneuro.study.spec import Row
+
+Series = tuple[np.ndarray, np.ndarray]  # steps [n] and values [n]
 
 
 def learning_curve(key: str, metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> Drawing:
@@ -85,3 +88,54 @@ def _validation_series(
             if len(found[0]):
                 return name.removeprefix("validation/"), found
     return "", (np.array([]), np.array([]))
+
+
+def of_rows(title: str, metric: str, rows: Sequence[Row], logs: Mapping[str, Sequence[Series]]) -> Plot:
+    """Draw the validation metric of every seed by training step, a panel for each backbone.
+
+    Args:
+      title: task, as captions have it.
+      metric: its printed name.
+      rows: those that have a curve, in the study's order.
+      logs: row to steps and values of each seed.
+    """
+    look, backbones, said = panels.looks(rows), panels.by_backbone(rows), []
+    columns = min(2, len(backbones))
+    with style.page_style(**style.SMALL):
+        figure, axes = panels.grid(len(backbones), columns, 1.75 if columns == 2 else 2.6)
+        starts = len({panels.start(row, rows) for row in rows})
+        figure.set_figheight(figure.get_figheight() + 0.15 + 0.15 * -(-starts // 2))
+        handles: dict[str, Artist] = {}
+        for panel, (backbone, of) in zip(axes, backbones.items(), strict=True):
+            for row in of:
+                for steps, values in logs[row.name]:
+                    mark = max(1, len(steps) // 4)
+                    [line] = panel.plot(
+                        steps,
+                        values,
+                        linewidth=0.8,
+                        markersize=3,
+                        markevery=mark,
+                        markeredgewidth=0.7,
+                        **look[row.name],
+                    )
+                    handles.setdefault(panels.wrapped(panels.start(row, rows), 26), line)
+                last = ", ".join(f"{values[-1]:.3g}" for _, values in logs[row.name])
+                said.append(f"{panels.name(row, rows)}: at the end {last}")
+            panel.set_title(panels.wrapped(backbone, 56 // columns), fontweight="bold")
+            panel.set_xlabel("Training step")
+            panel.locator_params(nbins=4)
+        ends = [end for panel in axes for end in panel.get_ylim()]
+        for i, panel in enumerate(axes):
+            panel.set_ylim(min(ends), max(ends))
+            if i % columns == 0:
+                panel.set_ylabel(metric)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, handlelength=3)
+    counts = sorted({len(of) for of in logs.values()})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return Plot(
+        figure,
+        f"Learning curves. {'; '.join(said)}.",
+        f"{title}: {metric} on validation by training step, a line for each seed ({many} a row). The best checkpoint "
+        "is chosen by this curve, so it is no result. From scratch: hollow and dashed.",
+    )

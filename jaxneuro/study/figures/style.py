@@ -1,4 +1,4 @@
-"""How all figures look, and how they become SVG.
+"""How all figures look, and how they become SVG and PDF.
 
 What is compared differs by line style, marker or hatch as well as by colour, so that a grey print stays readable.
 """
@@ -18,9 +18,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 WIDTH = 4.6  # inches; a column of the page, so that 9 point text stays 9 point
+COLUMN = 3.4  # inches; a column of a journal
 INK, PALE = "#333333", "#8a8a8a"
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, YELLOW = "#E69F00", "#56B4E9", "#F0E442"
 LOOKS: dict[str, dict[str, Any]] = {
     "test": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "ood": {"color": VERMILION, "linestyle": "--", "marker": "^"},
@@ -47,12 +49,29 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "text.parse_math": False,  # a class may be called "$5"
 }
+#: Of a figure one column wide: no text is below 7 points.
+SMALL: dict[str, Any] = {
+    "font.size": 7,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 7.5,
+    "legend.fontsize": 7,
+    "hatch.linewidth": 0.7,
+    "pdf.fonttype": 42,  # letters stay letters, which journals ask for
+}
 
 
 class Drawing(NamedTuple):
     """Hold one figure: its SVG ("" when there is nothing to draw) and the caption, a sentence or two."""
 
     svg: str
+    caption: str
+
+
+class Plot(NamedTuple):
+    """Hold one figure of a study, what it shows in a line for who cannot see it, and its caption."""
+
+    figure: Figure
+    description: str
     caption: str
 
 
@@ -94,9 +113,16 @@ def to_svg(figure: Figure, key: str, description: str) -> str:
     svg = re.sub(r"url\(#", f"url(#{key}-", svg)
     svg = re.sub(r"\n\s*\n", "\n", svg)
     head, body = svg.split(">", 1)
-    [box] = re.findall(r'viewBox="[^"]*"', head)
+    box = " ".join(re.findall(r'(?:width|height|viewBox)="[^"]*"', head))
     label = html.escape(description, quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} '
         f'role="img" aria-label="{label}" style="stroke-linejoin:round;stroke-linecap:butt">{body}'
     )
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """Render a figure as a PDF of vectors, the same bytes each time."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+    return drawn.getvalue()
