@@ -4,8 +4,8 @@
 
 The less it tells, the less the network holds of the scanner. Sites differ in who is scanned there, too, and features
 of age, sex or disease name a site by these; `task.only=('CN',)` probes healthy people alone. Sites that no training
-scan has, such as those held out as fold ood, cannot be named and are left out, counted. Trained as it stands (jaxneuro
-train), it is a network that names sites, to see how much a scan can say.
+scan has, such as those held out as fold ood, cannot be named and are left out, counted. Trained as it stands, by
+jaxneuro train, it is a network that names sites, to see how much a scan can say.
 """
 
 import common

@@ -45,7 +45,7 @@ MAY = {
     "info": {"models", "records", "video"},
     "interop": {"models", "records"},
     "export": {"augment", "evaluation", "interop", "models", "records", "tasks", "training"},
-    "study": {"configuration", "evaluation", "lock", "prepare", "records", "training"},
+    "study": {"configuration", "evaluation", "lock", "manifest", "prepare", "records", "splits", "training"},
     "verbs": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
     "cli": {"training", "verbs"},
 }

@@ -168,7 +168,7 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
         *task.overrides,
         *row.overrides,
         *study.fractions[fraction],
-        f"data.path={_shards(study, out, dataset)}",
+        f"data.path={shards(study, out, dataset)}",
         f"data.fraction={float(fraction)}",
         f"seed={seed}",
         *([f"data.leave_out={(without,)!r}"] if without else []),
@@ -195,7 +195,7 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
         fraction=fraction,
         seed=seed,
         without=without,
-        others=tuple((name, _shards(study, out, name)) for name in others),
+        others=tuple((name, shards(study, out, name)) for name in others),
         probed=probed,
     )
 
@@ -209,7 +209,7 @@ def _pretraining(study: Study, out: Path, name: str) -> Training:
         needs=tuple(needs),
         outside=tuple(outside),
         config=of.config,
-        overrides=merged([*of.overrides, f"data.path={_shards(study, out, of.dataset)}"]),
+        overrides=merged([*of.overrides, f"data.path={shards(study, out, of.dataset)}"]),
     )
 
 
@@ -238,7 +238,8 @@ def dataset_of(name: str, row: Row) -> str:
     return row.instead.get(name, name)
 
 
-def _shards(study: Study, out: Path, name: str) -> Path:
+def shards(study: Study, out: Path, name: str) -> Path:
+    """Return where the shards of a dataset are, or will be."""
     return Path(study.datasets[name].path) if study.datasets[name].path else out / "data" / name / "shards"
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxneuro import configuration
-from jaxneuro.study import compare, plan, progress, published, tables
+from jaxneuro.study import compare, plan, published, tables
 from jaxneuro.study.compare import Compared, Estimate, Pair
-from jaxneuro.study.gather import TEST, UNTRAINED, Found, Key, gather
-from jaxneuro.study.plan import Run
+from jaxneuro.study.gather import TEST, UNTRAINED, Found, Key
 from jaxneuro.study.spec import PROBE, UNSEEN, WITHOUT, Row, Sheet, Study
 from jaxneuro.study.tables import Table
 
@@ -23,10 +22,6 @@ METRICS = {
     "regression": ("mae", "rmse", "r", "r2"),
 }
 DIGITS = 3
-SYNTHETIC = (
-    "The scans are synthetic: the numbers show that the machinery works and cannot be compared with the paper's; "
-    "nothing about patients follows from them."
-)
 HOW = (
     "Means over the seeds of the fine-tuning; SD: their standard deviation (n - 1). A pre-training is done once: what "
     "another would give is not in it.",
@@ -165,63 +160,42 @@ def differences(study: Study, of: Result) -> Table:
     return Table(f"{of.sheet.title}: differences from scratch", head, tuple(rows))
 
 
-def write(study: Study, out: Path) -> list[Table]:
-    """Write the tables of a study's finished runs: tables.md, a CSV a sheet, values.csv and comparisons.csv.
+def compute(study: Study, found: Mapping[Key, Found], kinds: Mapping[str, str]) -> dict[str, Result]:
+    """Return every sheet of a study, by name, from what was found."""
+    return {name: result(study, sheet, found, kinds) for name, sheet in study.sheets.items()}
 
-    Returns:
-      The tables, for the terminal.
 
-    Raises:
-      InputError: as `gather.gather`.
-    """
-    found = gather(study, out)
-    kinds = kinds_of(study)
-    results = {name: result(study, sheet, found, kinds) for name, sheet in study.sheets.items()}
-    made: list[Table] = []
-    values: list[tuple[Any, ...]] = []
-    compared: list[tuple[Any, ...]] = []
-    for name, of in results.items():
-        sheet = table(study, of, found)
-        _write_csv(out / f"{name}.csv", sheet.columns, sheet.rows)
-        made += [sheet, *([differences(study, of)] if of.compared else [])]
-        values += [
-            (name, row, c.task, c.fraction, c.set, c.metric, *_raw(told[:2]), told.n, *_raw(told[3:]))
-            for (row, c), told in of.values.items()
-        ]
-        compared += [
-            (
-                name,
-                pair.first.row,
-                pair.second.row,
-                *pair.first[:1],
-                *pair.first[2:],
-                pair.metric,
-                *_raw(told[:5]),
-                told[5],
-            )
-            for pair, told in of.compared.items()
-        ]
+def tables_of(study: Study, of: Result, found: Mapping[Key, Found]) -> list[Table]:
+    """Return a sheet as a table, and what differs from scratch as another, where anything is compared."""
+    return [table(study, of, found), *([differences(study, of)] if of.compared else [])]
+
+
+def write_numbers(folder: Path, sheets: Mapping[str, Result]) -> None:
+    """Write the numbers of sheets, whole: values.csv and comparisons.csv."""
+    values = [
+        (name, row, c.task, c.fraction, c.set, c.metric, *_raw(told[:2]), told.n, *_raw(told[3:]))
+        for name, of in sheets.items()
+        for (row, c), told in of.values.items()
+    ]
+    compared = [
+        (name, a.row, b.row, a.task, a.fraction, a.set, metric, *_raw(told[:5]), told.verdict)
+        for name, of in sheets.items()
+        for (a, b, metric), told in of.compared.items()
+    ]
     of_what = ("sheet", "row", "task", "fraction", "set", "metric")
-    _write_csv(out / "values.csv", (*of_what, "mean", "sd", "seeds", "low", "high"), values)
+    write_csv(folder / "values.csv", (*of_what, "mean", "sd", "seeds", "low", "high"), values)
     against = ("sheet", "row", "scratch", *of_what[2:], "difference", "low", "high", "p", "holm", "verdict")
-    _write_csv(out / "comparisons.csv", against, compared)
-    page = "\n".join([f"# {study.title}\n", *(f"{line}\n" for line in notes(study, out, found)), *map(markdown, made)])
-    _replace(out / "tables.md", page)
-    return made
+    write_csv(folder / "comparisons.csv", against, compared)
 
 
-def notes(study: Study, out: Path, found: Mapping[Key, Found]) -> list[str]:
-    """Return what a reader of the tables has to know: synthetic scans, what is missing, how it was computed."""
-    runs = [job for job in plan.jobs(study, out) if isinstance(job, Run)]
-    left = sum(not progress.finished(job) for job in runs)
-    said = [SYNTHETIC] if any(of.synthetic for of in found.values()) else []
-    if left:
-        said.append(f"Not finished: {left} of {len(runs)} runs; a cell without any is n/a.")
-    if len(study.seeds) < 2:
-        said.append("One seed: nothing is known of the spread of training again.")
-    if any(row.published for row in study.rows):
-        said.append(f"In the paper: {published.SOURCE}.")
-    return [*said, *HOW]
+def published_number(study: Study, row: Row, column: Column) -> published.Number | None:
+    """Return the paper's number that stands beside one of a sheet, None where there is none."""
+    if column.set not in (TEST, *study.tasks[column.task].zero_shot):
+        return None
+    where = "test" if column.set == TEST else "zero-shot"
+    return published.NUMBERS.get(
+        (row.published, study.tasks[column.task].published, column.fraction, where, column.metric)
+    )
 
 
 def kinds_of(study: Study) -> dict[str, str]:
@@ -236,7 +210,7 @@ def markdown(of: Table) -> str:
     """Return a table in Markdown, with its title above and its notes below."""
     lines = [of.columns, tuple("---:" if numeric else "---" for numeric in of.numeric()), *of.rows]
     cells = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return f"## {of.title}\n\n{cells}" + "".join(f"\n{note}\n" for note in of.notes)
+    return f"### {of.title}\n\n{cells}" + "".join(f"\n{note}\n" for note in of.notes)
 
 
 def _set_title(study: Study, task: str, name: str) -> str:
@@ -280,12 +254,7 @@ def _worst(of: Result, row: Row) -> str:
 
 
 def _published(study: Study, row: Row, column: Column) -> str:
-    if column.set not in (TEST, *study.tasks[column.task].zero_shot):
-        return ""
-    where = "test" if column.set == TEST else "zero-shot"
-    number = published.NUMBERS.get(
-        (row.published, study.tasks[column.task].published, column.fraction, where, column.metric)
-    )
+    number = published_number(study, row, column)
     if number is None:
         return ""
     spread = f" ({tables.number(number.sd, DIGITS)})" if number.sd is not None else ""
@@ -325,14 +294,9 @@ def _raw(values: Sequence[float]) -> list[str]:
     return ["" if math.isnan(value) else repr(float(value)) for value in values]
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table so that the file is either whole or not there."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    partial.replace(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
     partial.replace(path)

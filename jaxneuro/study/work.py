@@ -18,7 +18,7 @@ from jaxneuro.errors import BusyError, InputError, Preempted
 from jaxneuro.evaluation import evaluate, probe
 from jaxneuro.prepare import cohort
 from jaxneuro.prepare import run as preparing
-from jaxneuro.study import plan, progress
+from jaxneuro.study import costs, plan, progress
 from jaxneuro.study.plan import Data, Job, Run, Training
 from jaxneuro.training import journal, loop
 
@@ -105,6 +105,7 @@ def _do(
     job: Job, board: progress.Board, means: Means, before: dict[str, Any] | None, outcome: Outcome, count: str
 ) -> bool:
     """Do a job unless another process does; returns whether it did, or found it done or failed since."""
+    began: float | None = None
     with ExitStack() as held:
         try:
             held.enter_context(lock.hold(board.folder(job), busy="is being done", instead="another --out"))
@@ -130,6 +131,8 @@ def _do(
             outcome.done.append(job.name)
             terminal.say(f"   {time.perf_counter() - began:.0f} s")
         finally:
+            if began is not None:
+                costs.add(board.folder(job), time.perf_counter() - began, jax.local_devices())
             # Every run compiles functions of its own; of hundreds in a process all would be kept.
             jax.clear_caches()
     return True

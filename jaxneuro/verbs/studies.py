@@ -22,13 +22,13 @@ def add(verbs: Any) -> None:
 
     p = verbs.add_parser(
         "study",
-        help="a benchmark: pre-trainings, rows, tasks, fractions and seeds to tables; the same command goes on",
+        help="a benchmark: pre-trainings, rows, tasks, fractions and seeds to one report; the same command goes on",
         epilog="docs/study.md says what is written, how to spread a study over machines, and what its numbers mean.",
     )
     p.add_argument("--config", required=True, help="a file in configs/ that declares a study, such as study_paper.py")
     p.add_argument("--out", type=Path, required=True, help="folder; an unfinished study in it goes on")
     p.add_argument("--list", action="store_true", help="print the work list with what is done; run nothing")
-    p.add_argument("--tables", action="store_true", help="write and print the tables of what is finished; run nothing")
+    p.add_argument("--report", action="store_true", help="write the report of what is finished; run nothing")
     p.add_argument("--job", action="append", default=[], metavar="NAME", help="this one and what it needs; repeat")
     p.add_argument("--jobs", type=_share, metavar="I/N", help="the Ith of N parts of the runs, and what they need")
     p.add_argument(
@@ -79,17 +79,17 @@ def _report(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 @arguments.terminable()
 def _study(args: argparse.Namespace, _: Sequence[str]) -> None:
-    from jaxneuro.study import declared, plan, progress, results, tables
+    from jaxneuro.study import declared, plan, progress, publish, tables
 
     # Whole: a run's config says where its weights came from, wherever the next command is given.
     out = args.out.resolve()
     study = declared.read(args.config, arguments.once("--data", args.data))
     jobs = plan.part(plan.jobs(study, out), args.job, args.jobs)
     if args.list:
-        terminal.say(tables.to_rich(progress.listing(jobs, out)))
+        terminal.answer(tables.to_rich(progress.listing(jobs, out)))
         return
     failed: dict[str, str] = {}
-    if not args.tables:
+    if not args.report:
         from jaxneuro.study import work
         from jaxneuro.training import runtime
 
@@ -97,10 +97,11 @@ def _study(args: argparse.Namespace, _: Sequence[str]) -> None:
         outcome = work.work(jobs, out, work.Means(args.workers, study.resamples))
         failed = outcome.failed
         if outcome.others:
-            terminal.say(f"others are at work on {', '.join(outcome.others)}; the tables are without it")
-    for table in results.write(study, out):
+            terminal.say(f"others are at work on {', '.join(outcome.others)}; the report is without it")
+    for table in publish.write(study, out, args.config):
         terminal.say(tables.to_rich(table))
-    terminal.say(f"{out / 'tables.md'}: the tables, and how to read them")
+    # On standard output, alone, as that of other reports.
+    print(out / "report.html")
     if failed:
         name, line = next(iter(failed.items()))
         raise InputError(

@@ -71,6 +71,14 @@ def out(tmp_path):
     return tmp_path
 
 
+def write(study, out):
+    """Write the numbers of a study and return its tables."""
+    found = gather.gather(study, out)
+    sheets = results.compute(study, found, results.kinds_of(study))
+    results.write_numbers(out, sheets)
+    return [table for of in sheets.values() for table in results.tables_of(study, of, found)]
+
+
 def read(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -90,7 +98,7 @@ def variance(psi):
 
 
 def test_means_deviations_and_intervals(out):
-    results.write(small(), out)
+    write(small(), out)
     values = {tuple(v[k] for k in ("sheet", "row", "task", "set", "metric")): v for v in read(out / "values.csv")}
     of = values["table2", "sex", "ad", "test", "roc_auc"]
     assert float(of["mean"]) == pytest.approx((3 / 4 + 5 / 6) / 2)
@@ -111,7 +119,7 @@ def test_means_deviations_and_intervals(out):
 
 
 def test_comparisons_with_scratch_and_holm_over_a_table(out):
-    results.write(small(), out)
+    write(small(), out)
     rows = {tuple(v[k] for k in ("sheet", "task", "set")): v for v in read(out / "comparisons.csv")}
     assert set(rows) == {
         ("table2", "ad", "test"), ("table2", "ad", "outside"),
@@ -144,7 +152,7 @@ def test_comparisons_with_scratch_and_holm_over_a_table(out):
 
 
 def test_the_table_of_one_task_with_the_papers_row_beneath(out):
-    sheet = results.write(small(), out)[0]
+    sheet = write(small(), out)[0]
     assert sheet.columns == (
         "Backbone", "Initial", "People: ROC AUC", "People: Accuracy", "People: Sensitivity", "People: Specificity",
         "Outside (0-shot): ROC AUC",
@@ -158,12 +166,13 @@ def test_the_table_of_one_task_with_the_papers_row_beneath(out):
     )  # fmt: skip
     assert sex[:2] == ("Net", "Sex")
     assert sheet.notes == ("People: ROC AUC: 5 scans.", "Outside (0-shot): ROC AUC: 40 scans.")
+    results.write_csv(out / "table2.csv", sheet.columns, sheet.rows)
     with open(out / "table2.csv", newline="") as file:
         assert [tuple(row) for row in csv.reader(file)] == [sheet.columns, *sheet.rows]
 
 
 def test_the_table_of_tasks(out):
-    sheet = next(t for t in results.write(small(), out) if t.title == "Tasks")
+    sheet = next(t for t in write(small(), out) if t.title == "Tasks")
     assert sheet.columns[2:] == (
         "AD, People: ROC AUC", "AD, Outside (0-shot): ROC AUC", "Age, People: MAE (years)",
     )  # fmt: skip
@@ -183,7 +192,7 @@ def test_the_table_of_fractions(tmp_path):
     folder = tmp_path / plan.run_name("ad", "scratch", 0.1, 0)
     write_tested(folder / "evaluation", "test", AD, {"roc_auc": 3 / 4}, TARGET, FIRST)
     write_tested(folder / "evaluation-outside", "ood", AD, {"roc_auc": 3 / 4}, TARGET, FIRST)
-    sheet, differences = results.write(study, tmp_path)
+    sheet, differences = write(study, tmp_path)
     assert sheet.columns[2:] == ("People, 100% of training: ROC AUC", "People, 10% of training: ROC AUC")
     assert sheet.rows[0][3].startswith("0.750 (1 of 2 seeds; ")
     assert sheet.rows[1][2:] == ("0.901 (0.030)", "0.858 (0.038)")
@@ -207,7 +216,7 @@ def left(tmp_path):
 
 def test_the_table_of_sites(left):
     study, out = left
-    sheet, differences = results.write(study, out)
+    sheet, differences = write(study, out)
     assert sheet.columns == (
         "Backbone", "Initial", "Site A: ROC AUC", "Site B: ROC AUC", "Mean over sites: ROC AUC", "Worst site",
     )  # fmt: skip
@@ -244,7 +253,7 @@ def test_a_mean_over_sites_is_of_the_seeds_that_have_them_all(left):
     (out / plan.run_name("ad", "sex", 1.0, 1, "B") / "evaluation" / "metrics.json").unlink()
     for seed in (0, 1):
         (out / plan.run_name("ad", "scratch", 1.0, seed, "A") / "evaluation" / "metrics.json").unlink()
-    scratch, sex = results.write(study, out)[0].rows
+    scratch, sex = write(study, out)[0].rows
     assert scratch[2] == scratch[4] == scratch[5] == "n/a"
     assert sex[4] == f"{(3 / 4 + roc_auc_score(WIDE, FOUND['sex', 0][1])) / 2:.3f} (1 of 2 seeds)"
     assert sex[5].startswith("A: 0.792")
@@ -255,7 +264,7 @@ def test_a_site_of_one_class_leaves_mean_and_worst_site_open(left):
     for row, seed in FOUND:
         folder = out / plan.run_name("ad", row, 1.0, seed, "A") / "evaluation"
         write_tested(folder, "ood", AD, {"roc_auc": None}, [1, 1], [0.2, 0.4])
-    sheet, differences = results.write(study, out)
+    sheet, differences = write(study, out)
     assert [row[2] for row in sheet.rows] == [row[4] for row in sheet.rows] == ["undefined"] * 2
     assert [row[5] for row in sheet.rows] == ["n/a"] * 2
     assert [row[-1] for row in differences.rows] == ["undefined", "different"]
@@ -267,7 +276,7 @@ def test_the_worst_site_of_errors_is_that_of_the_largest(tmp_path):
     for site, off in (("A", 2.0), ("B", 3.0)):
         folder = tmp_path / plan.run_name("age", "scratch", 1.0, 0, site) / "evaluation"
         write_tested(folder, "ood", AGE, {"mae": off}, AGES, [age + off for age in AGES])
-    sheet = results.write(study, tmp_path)[0]
+    sheet = write(study, tmp_path)[0]
     assert sheet.columns[2] == "Site A: MAE (years)"
     assert sheet.rows[0][4:] == ("2.500 (1 of 2 seeds)", "B: 3.000")
 
@@ -280,11 +289,11 @@ def test_the_table_of_probes(out):
     study = small(sheets=sheets)
     jobs = {job.name: job for job in plan.jobs(study, out)}
     # Evaluated, not probed: not finished, in no table.
-    assert results.write(study, out)[-1].rows == (("Net", "Sex", "n/a", "n/a", "n/a"),)
+    assert write(study, out)[-1].rows == (("Net", "Sex", "n/a", "n/a", "n/a"),)
     for seed, trained in ((0, 0.8), (1, 0.6)):
         # One of the training's three sites has nobody in the test.
         write_probe(jobs[plan.run_name("ad", "sex", 1.0, seed)], [3, 0, 1], trained, 0.55)
-    sheet = results.write(study, out)[-1]
+    sheet = write(study, out)[-1]
     assert sheet.columns[2:] == ("Site, balanced accuracy: trained", "untrained", "chance")
     # Of two sites: who always says the one is right of all of it, and of none of the other.
     assert sheet.rows == (("Net", "Sex", "0.700 (SD 0.141)", "0.550 (SD 0.000)", "0.500"),)
@@ -297,29 +306,13 @@ def test_the_table_of_probes(out):
     assert not [v for v in read(out / "comparisons.csv") if v["sheet"] == "probe"]
     progress.probe(jobs[plan.run_name("ad", "sex", 1.0, 0)]).write_text("{}")
     with pytest.raises(InputError, match=r"seed-0/probe-site/probe.json: .*delete the folder of this run"):
-        results.write(study, out)
-
-
-def test_the_page_says_what_its_numbers_are(out):
-    results.write(small(), out)
-    page = (out / "tables.md").read_text()
-    assert page.startswith("# A small study\n\nThe scans are synthetic: the numbers show that the machinery works and ")
-    assert "Not finished: 1 of 8 runs" in page
-    assert "Dhinagar et al., Tables 2 to 4" in page
-    assert "\n## AD by row\n\n| Backbone | Initial | " in page
-    assert "## Tasks: differences from scratch" in page
-    for row, seed in FOUND:
-        write_ad(out, row, seed, synthetic=False)
-    study = small(sheets={"table2": small().sheets["table2"]})
-    results.write(study, out)
-    assert "synthetic" not in (out / "tables.md").read_text()
-    assert "Not finished" not in (out / "tables.md").read_text()
+        write(study, out)
 
 
 def test_no_run_makes_empty_tables(tmp_path, capsys):
-    assert [len(table.rows) for table in results.write(small(), tmp_path)] == [3, 3]
+    assert [len(table.rows) for table in write(small(), tmp_path)] == [3, 3]
     (tmp_path / "mine.py").write_text("from tests.study.studies import small\nget_config = small\n")
-    assert cli.main(["study", "--config", str(tmp_path / "mine.py"), "--out", str(tmp_path), "--tables"]) == 0
+    assert cli.main(["study", "--config", str(tmp_path / "mine.py"), "--out", str(tmp_path), "--report"]) == 0
     assert "AD by row" in capsys.readouterr().err
 
 
@@ -327,14 +320,14 @@ def test_seeds_that_were_tested_on_different_scans_are_refused(out):
     folder = out / plan.run_name("ad", "sex", 1.0, 1) / "evaluation"
     write_tested(folder, "test", AD, {"roc_auc": 5 / 6}, TARGET, SECOND, subjects=["s0", "s1", "s2", "s3", "s9"])
     with pytest.raises(InputError, match=r"evaluation: found other scans or targets than in .*seed-0"):
-        results.write(small(), out)
+        write(small(), out)
 
 
 def test_a_damaged_file_is_named(out):
     file = out / plan.run_name("ad", "sex", 1.0, 1) / "evaluation" / "predictions.csv"
     file.write_text("fold,subject,session,target,prediction\ntest,s0,ses-1,1,x\n")
     with pytest.raises(InputError, match=r"predictions.csv: cannot be read \(.*'x'.*; expected what an evaluation"):
-        results.write(small(), out)
+        write(small(), out)
 
 
 def test_rows_on_different_scans_are_not_compared(out):
@@ -381,7 +374,7 @@ def test_held_out_sites_come_from_the_runs_own_test(tmp_path):
         csv.writer(rows).writerows(
             ("ood", f"o{i}", "ses-1", *of) for i, of in enumerate(zip(TARGET, SECOND, strict=True))
         )
-    sheet = results.write(study, tmp_path)[0]
+    sheet = write(study, tmp_path)[0]
     assert sheet.columns[-1] == "People, unseen site (0-shot): ROC AUC"
     assert sheet.rows[0][2].startswith("0.750 (")
     assert sheet.rows[0][-1].startswith("0.833 (")

@@ -8,7 +8,7 @@ import pytest
 
 from jaxneuro import cli, lock
 from jaxneuro.errors import InputError, Preempted
-from jaxneuro.study import plan, progress, work
+from jaxneuro.study import costs, plan, progress, work
 from jaxneuro.study.plan import Data, Job, Run, Training
 from jaxneuro.study.spec import Sheet
 from tests.study.studies import fake, small, write_config, write_probe
@@ -54,7 +54,8 @@ def go(out, chosen=None):
 
 def snapshot(folder):
     """Return bytes and time of change of every file."""
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    kept = (p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", costs.FILE))
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in kept}
 
 
 def test_every_job_is_done_once_in_order(done, tmp_path):
@@ -80,6 +81,8 @@ def test_a_stopped_study_goes_on(done, monkeypatch, tmp_path, error):
     assert done == NAMES
     after = snapshot(tmp_path)
     assert {p: after[p] for p in before} == before
+    # Time that came to nothing is time, too.
+    assert [len(costs.read(tmp_path / "jobs" / name)) for name in NAMES] == [2 if n == NAMES[4] else 1 for n in NAMES]
 
 
 def test_a_failed_job_is_told_and_those_that_need_it_are_not_tried(done, monkeypatch, tmp_path):
@@ -268,10 +271,10 @@ def test_missing_data_are_told_before_anything_runs(done, tmp_path):
 
 def test_the_command_tells_failures_by_its_exit_status(done, monkeypatch, tmp_path, capsys):
     (tmp_path / "mine.py").write_text("from tests.study.studies import small\ndef get_config():\n    return small()\n")
-    monkeypatch.setattr("jaxneuro.study.results.write", lambda study, out: [])
+    monkeypatch.setattr("jaxneuro.study.publish.write", lambda study, out, source: [])
     command = ["study", "--config", str(tmp_path / "mine.py"), "--out", str(tmp_path / "s")]
     assert cli.main([*command, "--list"]) == 0
-    assert "11 jobs: 2 ready, 9 waits." in capsys.readouterr().err
+    assert "11 jobs: 2 ready, 9 waits." in capsys.readouterr().out
     assert cli.main([*command, "--job", "runs/age/scratch/1/seed-1"]) == 0
     assert done == ["data/people", "runs/age/scratch/1/seed-1"]
     with monkeypatch.context() as m:
