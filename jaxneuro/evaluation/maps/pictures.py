@@ -36,8 +36,8 @@ def check() -> None:
 class Drawing:
     """A map in three cuts through its largest value in the brain, and below them in six from above.
 
-    In grey, too, one can tell values above 0, which are filled, the brighter the larger, from those below it, within
-    dotted lines, and from the place of the effect, within a solid one.
+    In grey, too, one can tell values above 0, which are filled, the darker the larger, from those below it, within
+    dotted lines, and from the place of the effect, within a white one.
 
     Attributes:
       values: the map [d, h, w]; what is below a quarter of its largest absolute value is not drawn.
@@ -87,15 +87,16 @@ class Drawing:
         above = nib.Nifti1Image(np.maximum(data, 0), affine)
         display = plotting.plot_stat_map(
             above, cut_coords=where, display_mode=mode, axes=axes, colorbar=colorbar, figure=figure,
-            bg_img=self.behind, threshold=_LEAST * largest, cmap="inferno", black_bg=False, draw_cross=False,
+            bg_img=self.behind, threshold=_LEAST * largest, cmap="YlOrRd", black_bg=False, draw_cross=False,
             symmetric_cbar=False, **({"vmin": 0.0, "vmax": largest} if largest else {}),
         )  # fmt: skip
         if self.signed and data.min() < -_LEAST * largest:
             below = nib.Nifti1Image(-data, affine)
-            display.add_contours(below, levels=[_LEAST * largest], colors="deepskyblue", linestyles=":", linewidths=1.2)
+            display.add_contours(below, levels=[_LEAST * largest], colors="navy", linestyles=":", linewidths=1.6)
         if self.place is not None:
             place = nib.Nifti1Image(self.place.astype(np.float32), affine)
-            display.add_contours(place, levels=[0.5], colors="lime", linewidths=1.0)
+            for colour, width in (("black", 3.0), ("white", 1.2)):
+                display.add_contours(place, levels=[0.5], colors=colour, linewidths=width)
 
 
 class Picture(NamedTuple):
@@ -144,7 +145,7 @@ def title(told: Mapping[str, Any], group: str, network: str) -> str:
 def _caption(told: Mapping[str, Any], group: str, network: str) -> str:
     of = told["groups"][group]
     where = f"the fold {told['fold']}" if told["fold"] != "ood" else "scans from elsewhere"
-    said = [f"Mean map over {of['scans']} scans of {where}, on their mean image; bright: {_MEANS[told['method']]}."]
+    said = [f"Mean map over {of['scans']} scans of {where}, on their mean image; dark: {_MEANS[told['method']]}."]
     if told["method"] == "occlusion":
         said.append(
             "Within dotted lines hiding raises the output. "
@@ -155,7 +156,7 @@ def _caption(told: Mapping[str, Any], group: str, network: str) -> str:
         random = of["truth"]["random"]["percentile_95"]
         share = "none" if scored["share"] is None else f"{scored['share']:.0%}"
         said.append(
-            f"The solid line is where the effect is: it holds {share} of the map's positive values (by chance "
+            f"Within the white line is the effect: there lie {share} of the map's positive values (by chance "
             f"{of['truth']['chance']['share']:.0%}), and values tell it from the rest of the brain with an AUC of "
             f"{scored['auc']:.2f} (95 % of random maps: below {random['auc']:.2f})."
         )
@@ -164,7 +165,7 @@ def _caption(told: Mapping[str, Any], group: str, network: str) -> str:
     return " ".join(said)
 
 
-#: What a bright spot of a map of each method says.
+#: What a filled, dark spot of a map of each method says.
 _MEANS = {
     "occlusion": "the output falls when it is hidden",
     "gradient": "the output depends on it steeply",
