@@ -161,7 +161,7 @@ class Trials:
         if trial.state in _STATES:
             return _STATES[trial.state], trial.user_attrs.get("line", "")
         by = lock.holder(self.board.folder(self.job(trial)))
-        return (RUNNING, by) if by else (STOPPED, "goes on with the next call")
+        return (RUNNING, by) if by else (STOPPED, "")
 
     def shares(self) -> dict[str, float]:
         """Return how much of the whole trials' variance a random forest explains by each key, of 1 for all keys; empty
