@@ -278,6 +278,30 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_bits(smoke, tmp_path, monk
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_a_judge_ends_a_run_that_is_then_whole_and_on_record(smoke, tmp_path, log_lines):
+    config = smoke("training.epochs=3", "data.batch_size=14")
+    told = []
+
+    def judge(epoch, value):
+        told.append((epoch, value))
+        return epoch == 2
+
+    result = loop.train(config, tmp_path / "r", judge=judge)
+    lines = [x for x in log_lines(tmp_path / "r") if "validation/roc_auc" in x]
+    assert told == [(round(x["epoch"]), x["validation/roc_auc"]) for x in lines]
+    assert [epoch for epoch, _ in told] == [1, 2]
+    assert result["roc_auc"] == max(value for _, value in told)
+    # Its state was saved: gone on with unjudged it is the run that nobody ended.
+    loop.train(config, tmp_path / "r")
+    loop.train(config, tmp_path / "whole")
+    ended, whole = (
+        [(x["step"], x["validation/roc_auc"]) for x in log_lines(tmp_path / name) if "validation/roc_auc" in x]
+        for name in ("r", "whole")
+    )
+    assert ended == whole
+    assert len(whole) == 3
+
+
 def test_early_stopping_waits_for_a_validation_and_saves_before_it_stops(smoke, tmp_path, log_lines, monkeypatch):
     scores = iter([0.7, 0.9, 0.8, 0.6, 0.9, 1.0])
     built = loop.experiment.build
