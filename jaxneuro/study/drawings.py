@@ -53,6 +53,7 @@ def write(study: Study, out: Path, results: Mapping[str, Result], found: Mapping
         with style.page_style(**style.SMALL):
             caption = (SYNTHETIC if any(of.synthetic for of in found.values()) else "") + plot.caption
             svg = style.to_svg(plot.figure, f"figure-{name}", plot.description)
+            plot.figure.set_layout_engine("none")  # all has its place by now
             pdf = style.to_pdf(plot.figure)
         files = tuple(out / FOLDER / f"{name}.{kind}" for kind in ("svg", "pdf"))
         for path, content in zip(files, (f"{svg}\n".encode(), pdf), strict=True):

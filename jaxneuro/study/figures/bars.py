@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ FILLS: tuple[dict[str, Any], ...] = (
     {"facecolor": style.YELLOW, "hatch": "xxxx"},
 )
 _THICK = 0.8  # of a row, all its bars together
+_HEADING = 24  # characters of a line of a backbone's name
 
 
 def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better: bool) -> Plot:
@@ -35,10 +36,11 @@ def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better:
     shares = sorted(slices, reverse=True)
     any_slice = slices[shares[0]]
     begin = 0.0 if lower_is_better else baseline(slices.values())
-    thick, places, said = _THICK / len(shares), _places(rows), []
+    unit = 0.17 * (0.6 + 0.4 * len(shares))  # inches of a row
+    thick, (places, head), said = _THICK / len(shares), _places(rows, unit), []
     with style.page_style(**style.SMALL):
         high = max(places.values()) + 1
-        figure = style.new_figure(0.17 * (0.6 + 0.4 * len(shares)) * high + 0.75, style.COLUMN)
+        figure = style.new_figure(unit * (high + head) + 0.6, style.COLUMN)
         axes = figure.add_subplot()
         for i, share in enumerate(shares):
             part, fill = slices[share], FILLS[i % len(FILLS)]
@@ -59,16 +61,8 @@ def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better:
                 axes.plot(values, spread, "o", markersize=2.6, markerfacecolor="white", **rim)
                 said.append(f"{panels.name(row, rows)}, {share:.0%}: {of.mean:.3f}")
             lengths = np.array(means) - begin
-            axes.barh(
-                ys,
-                lengths,
-                thick * 0.94,
-                left=begin,
-                edgecolor="black",
-                linewidth=0.5,
-                label=f"{share:.0%} of training",
-                **fill,
-            )
+            bar = {"left": begin, "edgecolor": "black", "linewidth": 0.5, **fill}
+            axes.barh(ys, lengths, thick * 0.94, label=f"{share:.0%} of training", **bar)
         if not lower_is_better:
             axes.axvline(CHANCE, color=style.INK, linestyle=(0, (4, 2)), linewidth=1, label="chance", zorder=3)
         axes.set_yticks(list(places.values()), [panels.wrapped(panels.start(row, rows), 26) for row in rows])
@@ -76,16 +70,10 @@ def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better:
         axes.grid(False, axis="y")
         for backbone, of in panels.by_backbone(rows).items():
             y = places[of[0].name] - 0.5
-            axes.text(
-                -0.02,
-                y,
-                panels.wrapped(backbone, 60),
-                transform=axes.get_yaxis_transform(),
-                fontweight="bold",
-                va="bottom",
-                ha="right",
-            )
-        axes.set_ylim(high - 0.3, -1.1)
+            text = panels.wrapped(backbone, _HEADING)
+            where = axes.get_yaxis_transform()
+            axes.text(-0.02, y, text, transform=where, fontweight="bold", va="bottom", ha="right", linespacing=1)
+        axes.set_ylim(high - 0.3, -head)
         axes.set_xlim(left=begin)
         axes.spines["left"].set_visible(begin != CHANCE)  # where the line of chance stands
         direction = "lower is better" if lower_is_better else "higher is better"
@@ -97,7 +85,7 @@ def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better:
     return Plot(figure, f"Bars of {any_slice.metric}. {'; '.join(said)}.", _caption(slices, begin, lower_is_better))
 
 
-def baseline(slices: Any) -> float:
+def baseline(slices: Iterable[Slice]) -> float:
     """Return where bars of ROC-AUC begin: 0.5, or 0 if any mean, seed or end of a deviation is not above that."""
     lowest = math.inf
     for part in slices:
@@ -124,15 +112,19 @@ def _caption(slices: Mapping[float, Slice], begin: float, lower_is_better: bool)
     return f"{title}: mean over {panels.seeds(every)} by the share of the training subjects.{error}{dots}{where}"
 
 
-def _places(rows: Sequence[Row]) -> dict[str, float]:
-    """Return where each row lies on an axis that goes down, with room for the name of each backbone above its rows."""
-    places, y = {}, 0.0
-    for of in panels.by_backbone(rows).values():
+def _places(rows: Sequence[Row], unit: float) -> tuple[dict[str, float], float]:
+    """Return where each row lies on an axis that goes down, in rows of `unit` inches, and the room above the first.
+
+    There is room for the name of each backbone above its rows.
+    """
+    places, rooms, y = {}, [], 0.0
+    for backbone, of in panels.by_backbone(rows).items():
+        rooms.append((0.125 * (panels.wrapped(backbone, _HEADING).count("\n") + 1) + 0.05) / unit)
+        y += rooms[-1] if places else 0.0
         for row in of:
             places[row.name] = y
             y += 1
-        y += 0.8
-    return places
+    return places, rooms[0] + 0.5
 
 
 def _seeds(part: Slice, row: Row) -> np.ndarray:
