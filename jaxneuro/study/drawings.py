@@ -99,7 +99,7 @@ def _slice(study: Study, of: Result, column: Column, rows: list[Row], found: Map
     where, metric = column.head.rsplit(": ", 1)
     title = study.tasks[column.task].title
     return Slice(
-        where if where.startswith(title) else f"{title}, {where}",
+        where if where.startswith(f"{title}, ") else f"{title}, {where}",
         column.metric,
         metric,
         there,

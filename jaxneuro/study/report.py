@@ -294,7 +294,7 @@ def how(metrics: Mapping[str, Any], folds: Mapping[str, Fold]) -> list[str]:
     said.append(sessions(metrics))
     if metrics["task"]["kind"] == "regression":
         said.append(
-            "Predictions are not corrected for the bias towards the mean. MAE depends on the age range: "
+            "The results are not corrected for the bias towards the mean. MAE depends on the age range: "
             "compare it with the error of predicting the training mean on the same fold, not across studies."
         )
     if metrics["task"]["kind"] == "multiclass":

@@ -413,6 +413,13 @@ def test_one_class_has_no_roc_curve(tmp_path):
     assert made == {}
 
 
+def test_captions_name_task_and_set_though_one_begins_as_the_other(tmp_path):
+    people = dataclasses.replace(small().datasets["people"], title="ADNI")
+    made, _ = draw(tmp_path, small(datasets={**small().datasets, "people": people}))
+    assert "AD, ADNI: ROC curves" in made["table2-roc-ad"].caption
+    assert "Age, ADNI: above" in made["table3-scatter-age"].caption
+
+
 def test_captions_say_that_scans_are_synthetic(plots, tmp_path):
     made, _ = plots
     assert made["table2-roc-ad"].caption.startswith("Synthetic scans: the machinery, not patients. AD, People: ROC")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from scipy.stats import spearmanr
@@ -66,17 +68,22 @@ def ages(part: Slice) -> Plot:
     )
 
 
-def _panel(above: Axes, below: Axes, found: Found, look: dict[str, object]) -> str:
+def _panel(above: Axes, below: Axes, found: Found, look: dict[str, Any]) -> str:
     """Draw one row; returns Spearman's rho of gap and target."""
     target, predicted = found.target, _mean(found)
     gap, shown = predicted - target, np.arange(len(target))
     if len(target) > MOST_POINTS:
         shown = np.sort(np.random.default_rng(0).choice(len(target), MOST_POINTS, replace=False))
-    points = {"marker": "o", "linestyle": "none", "markeredgewidth": 0.5, "markeredgecolor": look["color"]}
+    points: dict[str, Any] = {
+        "marker": "o",
+        "linestyle": "none",
+        "markeredgewidth": 0.5,
+        "markeredgecolor": look["color"],
+    }
     points |= {"markerfacecolor": "none", "alpha": 0.7}
     above.plot(target[shown], predicted[shown], markersize=2.2, **points)
     below.plot(target[shown], gap[shown], markersize=1.8, **points)
-    identity = {"color": style.INK, "linewidth": 0.9, "linestyle": (0, (5, 2)), "zorder": 3}
+    identity: dict[str, Any] = {"color": style.INK, "linewidth": 0.9, "linestyle": (0, (5, 2)), "zorder": 3}
     above.axline((0, 0), slope=1, **identity)
     below.axhline(0, **identity)
     if len(target) < 3 or np.ptp(target) == 0 or np.ptp(gap) == 0:

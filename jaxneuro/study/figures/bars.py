@@ -57,7 +57,7 @@ def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better:
                     axes.plot(ends, (y, y), color="black", linewidth=1.1, marker="|", markersize=4, zorder=4)
                 values = _seeds(part, row)
                 spread = y + (np.arange(len(values)) - (len(values) - 1) / 2) * thick * 0.5 / max(len(values) - 1, 1)
-                rim = {"markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 5}
+                rim: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 5}
                 axes.plot(values, spread, "o", markersize=2.6, markerfacecolor="white", **rim)
                 said.append(f"{panels.name(row, rows)}, {share:.0%}: {of.mean:.3f}")
             lengths = np.array(means) - begin
@@ -68,8 +68,8 @@ def bars(slices: Mapping[float, Slice], rows: Sequence[Row], *, lower_is_better:
         axes.set_yticks(list(places.values()), [panels.wrapped(panels.start(row, rows), 26) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
-        for backbone, of in panels.by_backbone(rows).items():
-            y = places[of[0].name] - 0.5
+        for backbone, together in panels.by_backbone(rows).items():
+            y = places[together[0].name] - 0.5
             text = panels.wrapped(backbone, _HEADING)
             where = axes.get_yaxis_transform()
             axes.text(-0.02, y, text, transform=where, fontweight="bold", va="bottom", ha="right", linespacing=1)
@@ -117,7 +117,9 @@ def _places(rows: Sequence[Row], unit: float) -> tuple[dict[str, float], float]:
 
     There is room for the name of each backbone above its rows.
     """
-    places, rooms, y = {}, [], 0.0
+    places: dict[str, float] = {}
+    rooms: list[float] = []
+    y = 0.0
     for backbone, of in panels.by_backbone(rows).items():
         rooms.append((0.125 * (panels.wrapped(backbone, _HEADING).count("\n") + 1) + 0.05) / unit)
         y += rooms[-1] if places else 0.0

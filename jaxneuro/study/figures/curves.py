@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,6 @@ from jaxneuro.study.figures.style import Plot
 from jaxneuro.study.gather import Found
 
 _FOOT, _TALL = 0.06, 0.14  # where histograms begin, outside 0 and 1, and how high they are
-_WIDE = 29  # characters of a line below a panel of half a column
 
 
 def roc(part: Slice) -> Plot | None:
@@ -49,7 +49,7 @@ def roc(part: Slice) -> Plot | None:
             panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", anchor="N")
             panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-            panel.set_title(panels.wrapped(backbone, _WIDE * 3 - columns * _WIDE), fontweight="bold")
+            panel.set_title(panels.wrapped(backbone, 56 // columns), fontweight="bold")
             panel.set_xlabel("False positive rate")
             below = offset_copy(panel.transAxes, figure, x=-20, y=-28, units="points")
             panel.legend(
@@ -118,7 +118,7 @@ def calibration(part: Slice) -> Plot:
     )
 
 
-def _reliability(panel: Axes, found: Found, look: dict[str, object]) -> tuple[str, str]:
+def _reliability(panel: Axes, found: Found, look: dict[str, Any]) -> tuple[str, str]:
     """Draw one row; returns its slope with its interval, and its Brier score."""
     probability, target = found.predictions.mean(0), found.target
     alone = estimates.independent(found.subjects)

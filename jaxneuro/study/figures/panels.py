@@ -63,7 +63,7 @@ class Slice(NamedTuple):
 
 def looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Return colour, line style and marker of each row by name; one start looks the same with every backbone."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for among, of in ((SCRATCH, [r for r in rows if not r.pretraining]), (STARTS, [r for r in rows if r.pretraining])):
         starts = list(dict.fromkeys(start(row, rows) for row in of))
         found |= {row.name: among[starts.index(start(row, rows)) % len(among)] for row in of}
