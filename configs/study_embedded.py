@@ -24,7 +24,7 @@ MINIT = ("model.name=minit_b20", *(f"model.{s}" for s in NIT))  # blocks that 40
 FLAT = ("model.name=nit", "model.patch_size=(8,8,8)", *(f"model.{s}" for s in NIT))
 CNN_RATE = ("optimizer.learning_rate=2e-3",)
 RATE = ("optimizer.learning_rate=5e-4",)
-LONG = ("training.epochs=20", "training.evaluate_every=2", "data.batch_size=16")
+LONG = ("training.epochs=15", "training.evaluate_every=3", "data.batch_size=16")
 #: Noise and blur hide what a small network at this size can see (docs/pretraining.md).
 CONTRASTIVE = (
     *DENSENET, "training.epochs=10", "data.batch_size=32", "data.normalise=brain", "optimizer.learning_rate=3e-4",
@@ -40,21 +40,21 @@ def get_config() -> Study:
         title="The benchmark in small, on synthetic cohorts",
         datasets={
             "healthy": Dataset(
-                title="Healthy", cohort={**HEALTHY, "subjects": 1200, "seed": 1000, "sites": ("A", "B", "C")},
+                title="Healthy", cohort={**HEALTHY, "subjects": 600, "seed": 1000, "sites": ("A", "B", "C")},
                 prepare={**BRAINS, "subject_prefix": "h", "validation": 0.1, "test": 0.05},
             ),
             "single": Dataset(
-                title="One scanner", cohort={**HEALTHY, "subjects": 600, "seed": 2000, "sites": ("B",)},
+                title="One scanner", cohort={**HEALTHY, "subjects": 300, "seed": 2000, "sites": ("B",)},
                 prepare={**BRAINS, "subject_prefix": "o", "validation": 0.1, "test": 0.05},
             ),
             "patients": Dataset(
                 title="Patients",
-                cohort={"subjects": 480, "seed": 0, "sites": ("A", "B", "C"), "max_sessions": 1, "voxel_size": 3.0},
+                cohort={"subjects": 360, "seed": 0, "sites": ("A", "B", "C"), "max_sessions": 1, "voxel_size": 3.0},
                 prepare={**BRAINS, "subject_prefix": "p", "validation": 0.15, "test": 0.4},
             ),
             "outside": Dataset(
                 title="Outside",
-                cohort={"subjects": 200, "seed": 3000, "sites": ("D",), "max_sessions": 1, "voxel_size": 3.0},
+                cohort={"subjects": 150, "seed": 3000, "sites": ("D",), "max_sessions": 1, "voxel_size": 3.0},
                 prepare={**BRAINS, "subject_prefix": "x", "validation": 0.1, "test": 0.1},
             ),
         },
@@ -119,7 +119,7 @@ def get_config() -> Study:
             "pd": Task(title="PD classification", config="configs/finetune_pd.py", **tasks),
         },
         # A tenth is so few scans that an epoch is a step or two.
-        fractions={1.0: (), 0.1: ("training.epochs=100", "training.evaluate_every=10", "data.batch_size=8")},
+        fractions={1.0: (), 0.1: ("training.epochs=60", "training.evaluate_every=6", "data.batch_size=8")},
         seeds=(0, 1),
         sheets={
             "table2": Sheet(title="AD classification, by network and start", kind="metrics", tasks=("ad",)),
