@@ -14,7 +14,6 @@ from jaxneuro.study.figures import ages, bars, curves, learning, spider, style
 from jaxneuro.study.figures.panels import Slice
 from jaxneuro.study.figures.style import Plot
 from jaxneuro.study.gather import TEST, Found, Key
-from jaxneuro.study.plan import Run
 from jaxneuro.study.results import Column, Result
 from jaxneuro.study.spec import Row, Study
 
@@ -137,15 +136,11 @@ def _of_set(name: str, column: Column, part: Slice) -> Iterator[tuple[str, str, 
 
 def _learning(study: Study, out: Path, column: Column, part: Slice) -> Plot | None:
     """Draw the learning curves of the rows of a column; None where no run has one."""
-    jobs = {
-        (job.row, job.seed): job
-        for job in plan.jobs(study, out)
-        if isinstance(job, Run) and (job.task, job.fraction) == (column.task, column.fraction)
-    }
     logs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for row in part.rows:
         for seed in part.found[row.name].seeds:
-            lines, _ = report.read_log(jobs[row.name, seed].folder / "metrics.jsonl")
+            run = out / plan.run_name(column.task, row.name, column.fraction, seed)
+            lines, _ = report.read_log(run / "metrics.jsonl")
             series = learning.series(lines or [], f"validation/{column.metric}")
             if len(series[0]):
                 logs.setdefault(row.name, []).append(series)
