@@ -136,5 +136,10 @@ def get_config() -> Study:
                 rows=("densenet-scratch", "densenet-healthy", "densenet-single"), sites=("A", "B", "C"),
             ),
             "probe": Sheet(title="Site read from the features of AD networks", kind="probe", tasks=("ad",)),
+            "maps": Sheet(
+                title="Where the outputs of AD networks come from", kind="maps", tasks=("ad",),
+                rows=("swin-sex", "vit-masked", "densenet-scratch", "densenet-healthy"),
+            ),
         },
+        maps={"patch": 8, "stride": 4, "scans": 4, "untrained": True},
     )  # fmt: skip

@@ -119,5 +119,10 @@ def get_config() -> Study:
             # ADNIMERGE names sites, more than fifty. To leave out each would be a hundred runs a row and more:
             # docs/study.md says how to do so for the largest.
             "probe": Sheet(title="Site read from the features of AD networks", kind="probe", tasks=("ad",)),
+            "figure4": Sheet(
+                title="Where the outputs of AD networks come from", kind="maps", tasks=("ad",),
+                rows=("swin-kinetics", "densenet-ukb"),
+            ),
         },
+        maps={"scans": 20},
     )  # fmt: skip

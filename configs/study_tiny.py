@@ -80,6 +80,11 @@ def get_config() -> Study:
                 title="Site read from the features of AD networks", kind="probe", tasks=("ad",),
                 rows=("densenet-scratch", "densenet-healthy"),
             ),
+            "maps": Sheet(
+                title="Where the outputs of AD networks come from", kind="maps", tasks=("ad",),
+                rows=("densenet-healthy", "vit-scratch"),
+            ),
         },
         resamples=200,
+        maps={"patch": 10, "stride": 10, "scans": 2, "untrained": True},
     )  # fmt: skip

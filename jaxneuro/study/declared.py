@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxneuro import configuration
 from jaxneuro.errors import InputError
-from jaxneuro.study import plan, progress, published
+from jaxneuro.study import maps, plan, progress, published
 from jaxneuro.study.gather import TEST
 from jaxneuro.study.plan import Run, Training, known
 from jaxneuro.study.spec import PROBE, UNSEEN, WITHOUT, Dataset, Sheet, Study
@@ -22,10 +22,14 @@ KINDS = {
     "fractions": "one task",
     "sites": "one task and one fraction",
     "probe": "one task and one fraction",
+    "maps": "one task and one fraction",
 }
 #: What can be said of the preparation of a synthetic cohort.
 _PREPARE = ("recipe", "skip", "subject_prefix", "validation", "test", "ood_sites", "seed", "compression")
-_TAKEN = ("values", "comparisons")
+#: Files of the report that are of no sheet.
+_TAKEN = (
+    "values", "comparisons", "asked", "data", "paper", "failures", "how", "time", "checklist", "versions", "declared",
+)  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -111,6 +115,7 @@ def _check_numbers(study: Study) -> None:
             raise InputError(f"fractions: found {fraction}; expected shares in (0, 1]")
     if study.resamples < 1:
         raise InputError(f"resamples: found {study.resamples}; expected 1 or more")
+    maps.keywords(study.maps)
 
 
 def _check_rows(study: Study) -> None:
@@ -137,7 +142,7 @@ def _check_rows(study: Study) -> None:
 
 def _check_sheet(study: Study, name: str, sheet: Sheet) -> None:
     if name in _TAKEN:
-        raise InputError(f"sheets: found the name '{name}'; expected another: that file is of all sheets")
+        raise InputError(f"sheets: found the name '{name}'; expected another: that is a part of the report")
     known(f"sheets.{name}.kind", sheet.kind, KINDS)
     few = {"one task": sheet.tasks, "one fraction": sheet.fractions}
     for what, values in few.items():
@@ -153,7 +158,7 @@ def _check_sheet(study: Study, name: str, sheet: Sheet) -> None:
     ):
         for value in values:
             known(f"sheets.{name}.{key}", value, among)
-    if sheet.kind in ("sites", "probe") and sheet.fractions != (1.0,):
+    if sheet.kind in ("sites", "probe", "maps") and sheet.fractions != (1.0,):
         raise InputError(
             f"sheets.{name}.fractions: found {sheet.fractions[0]}; expected 1.0 in a sheet of {sheet.kind}"
         )

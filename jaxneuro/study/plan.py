@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Run(Training):
       without: a site that is left out of training, and tested on; "" for none.
       others: name of each other dataset, and its shards.
       probed: whether its features are probed for the site.
+      maps: how maps of where its outputs come from are made (`Study.maps`); None where none are.
     """
 
     task: str
@@ -73,6 +74,7 @@ class Run(Training):
     without: str = ""
     others: tuple[tuple[str, Path], ...] = ()
     probed: bool = False
+    maps: Mapping[str, Any] | None = None
 
     def probe(self) -> ml_collections.ConfigDict:
         """Return the config of the probe for the site, on the data of the run."""
@@ -157,13 +159,11 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
     task, row = study.tasks[task_name], study.row(row_name)
     dataset = dataset_of(task.dataset, row)
     others = [] if without else [dataset_of(name, row) for name in task.zero_shot if name != UNSEEN]
-    probed = not without and any(
-        sheet.kind == "probe"
-        and task_name in sheet.tasks
-        and fraction in sheet.fractions
-        and row in study.rows_of(sheet)
+    wanted = {
+        sheet.kind
         for sheet in study.sheets.values()
-    )
+        if task_name in sheet.tasks and fraction in sheet.fractions and row in study.rows_of(sheet) and not without
+    }
     given = [
         *task.overrides,
         *row.overrides,
@@ -196,7 +196,9 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
         seed=seed,
         without=without,
         others=tuple((name, shards(study, out, name)) for name in others),
-        probed=probed,
+        probed="probe" in wanted,
+        # One of each row is enough to look at, and it costs hundreds of passes a scan.
+        maps=study.maps if "maps" in wanted and seed == study.seeds[0] else None,
     )
 
 

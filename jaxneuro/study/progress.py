@@ -90,13 +90,20 @@ def probe(job: Run) -> Path:
     return job.folder / PROBE / "probe.json"
 
 
+def maps(job: Run) -> Path:
+    """Return where a run has what is said of its maps."""
+    method = (job.maps or {}).get("method", "occlusion")
+    return job.folder / f"{method}-{job.task}" / f"{method}.json"
+
+
 def finished(job: Job) -> bool:
     """Tell whether what a job is to make is there."""
     if isinstance(job, Data):
         return (job.folder / "shards" / "card.json").is_file()
     if isinstance(job, Run):
         tested = all((folder / "metrics.json").is_file() for folder, _ in evaluations(job).values())
-        return tested and (not job.probed or probe(job).is_file())
+        explained = job.maps is None or maps(job).is_file()
+        return tested and explained and (not job.probed or probe(job).is_file())
     return (job.folder / DONE).is_file()
 
 

@@ -81,7 +81,7 @@ def markdown(known: Facts, parts: Sequence[Section], command: str) -> str:
         lines += [f"## {part.title}", *(f"- {line}" for line in part.lines)]
         lines += [results.markdown(table) for table in _titled(part)]
         for picture in part.pictures:
-            file = next((f for f in picture.files if f.suffix == ".svg"), None)
+            file = next((f for f in picture.files if f.suffix in (".svg", ".png")), None)
             if file is not None:
                 lines.append(f"![{picture.name}]({file.relative_to(known.out)})")
             lines.append(f"*{picture.caption}*")

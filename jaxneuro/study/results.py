@@ -69,7 +69,9 @@ class Result(NamedTuple):
 
 
 def columns(study: Study, sheet: Sheet, kinds: Mapping[str, str]) -> tuple[Column, ...]:
-    """Return the columns of a sheet; `kinds` are those of the tasks, by name."""
+    """Return the columns of a sheet, none of maps; `kinds` are those of the tasks, by name."""
+    if sheet.kind == "maps":
+        return ()
     if sheet.kind == "sites":
         return _columns_of_sites(sheet, tables.MAIN_METRIC[kinds[sheet.tasks[0]]])
     if sheet.kind == "probe":

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxneuro import splits
 from jaxneuro.manifest import MISSING, Scan
-from jaxneuro.study import answers, checklist, costs, progress, published, results, tables
+from jaxneuro.study import answers, checklist, costs, maps, progress, published, results, tables
 from jaxneuro.study import facts as reading
 from jaxneuro.study.drawings import Picture
 from jaxneuro.study.facts import Facts
@@ -205,6 +205,10 @@ def _scans(facts: Facts) -> tuple[Table, Table]:
 
 def _sheet(facts: Facts, name: str, pictures: Sequence[Picture]) -> Section:
     of = facts.results[name]
+    if of.sheet.kind == "maps":
+        scored = maps.table(facts.study, facts.out, of.sheet)
+        drawn = maps.drawn(facts.study, facts.out, name)
+        return Section(name, of.sheet.title, tables=tuple(scored), pictures=tuple(drawn))
     made = results.tables_of(facts.study, of, facts.found)
     return Section(name, of.sheet.title, tables=tuple(made), pictures=tuple(pictures))
 

@@ -96,7 +96,8 @@ class Sheet:
       title: above it.
       kind: "metrics" (every metric of one task), "tasks" (the main metric of each), "fractions" (of one task, by the
         share of the training subjects), "sites" (of one task, each site tested by networks that were trained without
-        it) or "probe" (how well a linear model names the site of a scan from the features of one task's networks).
+        it), "probe" (how well a linear model names the site of a scan from the features of one task's networks) or
+        "maps" (where the outputs of one task's networks come from, of the first seed).
       tasks, rows: names; no rows stand for all.
       fractions: shares of the training subjects, keys of the study's `fractions`.
       sites: of a sheet of sites, those that are left out, one at a time.
@@ -122,6 +123,8 @@ class Study:
       seeds: of the fine-tuning; pre-trainings are done once.
       sheets: name of a file to its table.
       resamples: of each evaluation's bootstrap.
+      maps: how those of a sheet of maps are made: fields of `maps.making.Settings`, and `scans`, `untrained`,
+        `tolerance_mm`, `seed` of `evaluation.occlusion.occlusion`.
     """
 
     title: str
@@ -133,6 +136,7 @@ class Study:
     fractions: Mapping[float, tuple[str, ...]] = field(default_factory=lambda: {1.0: ()})
     seeds: tuple[int, ...] = (0, 1)
     resamples: int = 2000
+    maps: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self, name: str) -> Row:
         """Return a row by name."""

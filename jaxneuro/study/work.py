@@ -15,10 +15,10 @@ import jax
 
 from jaxneuro import lock, terminal
 from jaxneuro.errors import BusyError, InputError, Preempted
-from jaxneuro.evaluation import evaluate, probe
+from jaxneuro.evaluation import evaluate, occlusion, probe
 from jaxneuro.prepare import cohort
 from jaxneuro.prepare import run as preparing
-from jaxneuro.study import costs, plan, progress
+from jaxneuro.study import costs, maps, plan, progress
 from jaxneuro.study.plan import Data, Job, Run, Training
 from jaxneuro.training import journal, loop
 
@@ -164,6 +164,9 @@ def _run(job: Any, means: Means) -> None:
             evaluate.evaluate(job.folder, data=shards, out=out, resamples=means.resamples)
     if job.probed and not (there := progress.probe(job)).is_file():
         probe.probe(job.folder, job.probe(), there.parent, resamples=means.resamples)
+    if job.maps is not None and not (there := progress.maps(job)).is_file():
+        settings, others = maps.keywords(job.maps)
+        occlusion.occlusion(job.folder, settings, out=there.parent, **others)
 
 
 #: How each kind of job is done.

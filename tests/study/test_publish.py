@@ -1,19 +1,23 @@
 """The report of a study: what it says is in its folder, the same in HTML, Markdown and CSV, whole in a browser."""
 
+import base64
 import csv
+import io
 import os
 import re
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from jaxneuro.study import checklist, costs, plan, progress, publish
+from jaxneuro.errors import InputError
+from jaxneuro.study import checklist, costs, maps, plan, progress, publish
 from jaxneuro.study.spec import Dataset, Row, Sheet, Study, Task
 from jaxneuro.training import journal
 from tests import browser
 from tests.conftest import CONFIGS
-from tests.study.studies import TINY, small
+from tests.study.studies import TINY, small, write_tested
 from tests.study.test_results import FOUND, write_ad, write_age
 
 #: Widths of a phone, a tablet and a desk, in pixels.
@@ -140,6 +144,47 @@ def test_a_dataset_that_is_there_is_described(boxes, tmp_path):
     listed = {row[0]: int(row[1]) for row in rows_of(folds)[1:]}
     assert sum(listed.values()) == int(first[1][3])
     assert "SYNTHETIC" in page
+
+
+def test_maps_are_scored_and_shown(tmp_path):
+    study = small(sheets={"figure4": Sheet(title="Maps", kind="maps", tasks=("ad",))}, maps={"patch": 4, "scans": 2})
+    of = {"share": 0.4, "auc": 0.9, "size_share": 0.3, "size_auc": 0.8, "distance_mm": 2.0}
+    for job in (j for j in plan.jobs(study, tmp_path) if isinstance(j, plan.Run)):
+        assert (job.maps is not None) == (job.seed == 0)
+        write_tested(job.folder / "evaluation", "test", {"name": "ad", "kind": "binary"}, {}, [1, 0], [0.7, 0.2])
+        write_tested(job.folder / "evaluation-outside", "ood", {"name": "ad", "kind": "binary"}, {}, [1, 0], [0.7, 0.2])
+        if job.maps is None:
+            continue
+        assert not progress.finished(job)
+        truth = {
+            "trained": {"group_map": of, "mean_of_scans": {"hit": 0.5}},
+            "random": {"mean": {**of, "share": 0.1}, "percentile_95": {"auc": 0.6}},
+            "chance": {"hit": 0.05, "share": 0.1},
+        }
+        told = {
+            "method": "occlusion", "explains": "logit of AD", "task": {"name": "ad"}, "fold": "test",
+            "groups": {"all": {"scans": 4, "truth": truth, "peak_mm": [1.0, 2.0, 3.0]}}, "tolerance_mm": 5.0,
+            "patch": [4, 4, 4], "stride": [2, 2, 2], "data": {"synthetic": True},
+        }  # fmt: skip
+        progress.maps(job).parent.mkdir()
+        journal.write_json(progress.maps(job), told)
+        Image.new("RGB", (30, 10), "red").save(progress.maps(job).parent / "all.png")
+        assert progress.finished(job)
+    page = page_of(study, tmp_path)
+    assert rows_of(tmp_path / "csv" / "figure4.csv")[1][:6] == ["Net", "Scratch", "all", "4", "trained", "0.40"]
+    assert [row[1] for row in rows_of(tmp_path / "csv" / "figure4.csv")[1:]] == ["Scratch", "Scratch", "Sex", "Sex"]
+    images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="Net, (Scratch|Sex)\.', page)
+    assert [name for _, name in images] == ["Scratch", "Sex"]
+    for content, _ in images:
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size == (30, 10)
+    assert "](runs/ad/scratch/1/seed-0/occlusion-ad/all.png)" in (tmp_path / "report.md").read_text()
+
+
+def test_a_misspelt_key_of_maps_is_told():
+    with pytest.raises(InputError, match="maps: found pach; expected among method, patch, stride"):
+        maps.keywords({"pach": 3})
+    settings, others = maps.keywords({"patch": 8, "stride": (4, 4, 2), "scans": 3, "untrained": True})
+    assert (settings.patch, settings.stride, others) == ((8,), (4, 4, 2), {"scans": 3, "untrained": True})
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def program(model: nn.Module, output: Output, mesh: Mesh, patch: Triple) -> Call
             sides = [min(m + 2, n) for m, n in zip(most, size, strict=True)]
             at, channels = _inside(first - 1, sides, size), model.stem_features + i * growth
             its = _of(weights, "denseblock1", f"denselayer{i + 1}")
-            new = layer.apply(its, _read(known, at, sides, 0, channels), None, False)
+            new: Any = layer.apply(its, _read(known, at, sides, 0, channels), None, False)
             right = _between(at, sides, first, most)
             known = _write(known, jnp.where(right, new, _read(known, at, sides, channels, growth)), at, channels)
         return known
@@ -136,7 +136,7 @@ def _stem(model: densenet.DenseNet, weights: Any, crops: jax.Array, at: jax.Arra
     """Return the stem's outputs at boxes from what they see, [b, d, h, w, c]."""
     conv = layers.Conv(model.stem_features, (7, 7, 7), (2, 2, 2), use_bias=False, dtype=model.dtype)
     norm = layers.BatchNorm(dtype=model.dtype)
-    x = conv.apply({"params": weights["params"]["conv0"]}, crops)
+    x: Any = conv.apply({"params": weights["params"]["conv0"]}, crops)
     x = nn.relu(norm.apply(_of(weights, "norm0"), x, False))
     # The pool pads with less than anything, and nothing is less than 0 here.
     there = [convolution.output_size(n, 7, 2, 3) for n in size[:3]]
