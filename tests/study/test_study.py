@@ -45,13 +45,32 @@ def test_the_tiny_study_stopped_and_gone_on_with(tmp_path, monkeypatch, capsys):
     assert (config["init"]["path"], config["seed"]) == (str(out / "pretraining/contrastive"), 1)
     # AD by row: 3 rows, four metrics, two zero-shot sets; 2 rows of two tasks, each with three sets; 3 rows, 2 shares;
     # 1 row of two sites and their mean; 2 rows of probes, of untrained networks, and chance.
-    with open(out / "values.csv", newline="") as file:
+    with open(out / "csv" / "values.csv", newline="") as file:
         values = list(csv.DictReader(file))
     assert len(values) == 3 * 6 + 2 * 6 + 3 * 2 + 3 + 2 * 3
     assert {value["seeds"] for value in values} == {"2"}
-    with open(out / "comparisons.csv", newline="") as file:
+    with open(out / "csv" / "comparisons.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 3 + 6 + 2
-    assert "The scans are synthetic" in (out / "tables.md").read_text()
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "SYNTHETIC DATA: Healthy, Patients, Outside." in page
+    assert "Not comparable" in text
+    assert "Not finished" not in text
+    # Three datasets were prepared, a network pre-trained, and each run was timed, the stopped one twice.
+    with open(out / "csv" / "time.csv", newline="") as file:
+        assert [row[1] for row in csv.reader(file)][-1] == "24 of 24"
+    times = {p.parent.name: len(p.read_text().splitlines()) for p in (out / "jobs").rglob("time.jsonl")}
+    assert sorted(set(times.values())) == [1, 2]
+    # Maps of the first seed, of a network and an untrained one, and their pictures in the page.
+    mapped = sorted(p.relative_to(out / "runs") for p in out.glob("runs/*/*/*/seed-*/occlusion-ad/occlusion.json"))
+    assert [str(p.parent.parent) for p in mapped] == ["ad/densenet-healthy/1/seed-0", "ad/vit-scratch/1/seed-0"]
+    with open(out / "csv" / "maps.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["Backbone"], row["Network"]) for row in rows} == {
+        (backbone, network) for backbone in ("DenseNet", "ViT") for network in ("trained", "untrained", "chance")
+    }  # fmt: skip
+    assert page.count('<img src="data:image/png;base64,') == text.count("](runs/") > 0
+    assert {p.suffix for p in (out / "figures").iterdir()} == {".svg", ".pdf"}
+    assert page.count("<svg ") == len(list((out / "figures").glob("*.svg")))
     # Nobody of the site was learnt from, and all who were tested are of it; site D stays held out.
     left = out / "runs/ad/densenet-scratch/without-A/seed-1"
     assert {scan.site for scan in manifest.read(left / "scans.csv")} == {"B", "C"}
@@ -64,8 +83,8 @@ def test_the_tiny_study_stopped_and_gone_on_with(tmp_path, monkeypatch, capsys):
     assert [float(v["mean"]) for v in chance] == [pytest.approx(1 / 3)] * 2
 
     assert cli.main([*command, "--list"]) == 0
-    assert "24 jobs: 24 finished." in capsys.readouterr().err
+    assert "24 jobs: 24 finished." in capsys.readouterr().out
     assert cli.main(command) == 0
     changed = {p.name for p, when in files(out).items() if after[p] != when}
-    sheets = {f"{name}.csv" for name in ("table2", "table3", "table4", "sites", "probe")}
-    assert changed == {"tables.md", *sheets, "values.csv", "comparisons.csv"}
+    written = {p.name for kind in ("csv", "figures") for p in (out / kind).iterdir()}
+    assert changed == {"report.html", "report.md", *written}
