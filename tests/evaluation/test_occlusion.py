@@ -248,6 +248,7 @@ def test_scans_of_another_dataset_are_explained_as_they_are_tested(run, tmp_path
     for scan in result["scans"]:
         probability = 1 / (1 + np.exp(-scan["output"]))
         assert tested[scan["subject"], scan["session"]] == pytest.approx(probability, abs=1e-5)
+    capsys.readouterr()
     small = write_dataset(tmp_path / "small", box_scans(8, "u"), shape=(12, 16, 16))
     for more, said in {
         ("--data", data, "--fold", "test"): "--fold: found 'test' with --data; expected one or the other",

@@ -137,10 +137,10 @@ def _stem(model: densenet.DenseNet, weights: Any, crops: jax.Array, at: jax.Arra
     conv = layers.Conv(model.stem_features, (7, 7, 7), (2, 2, 2), use_bias=False, dtype=model.dtype)
     norm = layers.BatchNorm(dtype=model.dtype)
     x: Any = conv.apply({"params": weights["params"]["conv0"]}, crops)
-    x = nn.relu(norm.apply(_of(weights, "norm0"), x, False))
+    normed: Any = norm.apply(_of(weights, "norm0"), x, False)
     # The pool pads with less than anything, and nothing is less than 0 here.
     there = [convolution.output_size(n, 7, 2, 3) for n in size[:3]]
-    x = jnp.where(_between(2 * at - 1, x.shape[1:4], jnp.zeros_like(at), there), x, 0)
+    x = jnp.where(_between(2 * at - 1, normed.shape[1:4], jnp.zeros_like(at), there), nn.relu(normed), 0)
     return layers.max_pool(x, window=3, stride=2, padding=0)
 
 
