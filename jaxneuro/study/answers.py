@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
-from jaxneuro.manifest import MISSING
+from jaxneuro.manifest import MISSING, Scan
 from jaxneuro.study import facts as reading
 from jaxneuro.study import tables
 from jaxneuro.study.facts import Facts
@@ -50,7 +51,7 @@ def known(facts: Facts) -> dict[str, str]:
         "11": f"Scans without a label are left out of a task: {_excluded(runs, facts)}. Nothing was imputed.",
         "12a": "Subjects, not scans, were divided into training, validation and test once for all tasks; smaller "
         f"shares of the training subjects are part of larger ones: {_listed(f'{f:.0%}' for f in _fractions(runs))}",
-        "12b": f"Volumes are z-scored on the device, over: {_listed({c.data.normalise for c in configs})} Views in "
+        "12b": f"Half floats, normalised on the device: {_listed({c.data.normalise for c in configs})} Views in "
         f"training: {_listed({v for c in configs for v in c.augment})}",
         "12c": f"Networks: {_listed({c.model.name for c in configs})} Optimisers: "
         f"{_listed({c.optimizer.name for c in configs})} Seeds: {_listed(map(str, study.seeds))} The weights of each "
@@ -89,8 +90,8 @@ def _listed(names: Iterable[str]) -> str:
     return f"{', '.join(dict.fromkeys(sorted(names) if isinstance(names, set) else names)) or 'none'}."
 
 
-def _sites(scans: Iterable[object]) -> str:
-    names = {getattr(s, "site") for s in scans} - {MISSING}  # noqa: B009
+def _sites(scans: Iterable[Scan]) -> str:
+    names = {s.site for s in scans} - {MISSING}
     return f"{len(names):,} sites" if names else "sites not stated"
 
 
@@ -106,8 +107,8 @@ def _fractions(runs: list[Run]) -> list[float]:
     return sorted({run.fraction for run in runs}, reverse=True)
 
 
-def _weighted(configs: list[object]) -> str:
-    named = {str(dict(getattr(c, "objective")).get("class_weights", "no")) for c in configs}  # noqa: B009
+def _weighted(configs: list[Any]) -> str:
+    named = {str(c.objective.get("class_weights", "none")) for c in configs}
     return ", ".join(sorted(named))
 
 

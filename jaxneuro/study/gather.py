@@ -68,14 +68,14 @@ class Found:
 
 
 def gather(study: Study, out: Path) -> dict[Key, Found]:
-    """Read what every finished run of a study left.
+    """Read what every tested run of a study left.
 
     Raises:
       InputError: a file is not what an evaluation writes, or seeds of one row were tested on different scans.
     """
     runs: dict[tuple[str, str, float, str], list[Run]] = {}
     for job in plan.jobs(study, out):
-        if isinstance(job, Run) and progress.finished(job):
+        if isinstance(job, Run) and progress.tested(job):
             runs.setdefault((job.task, job.row, job.fraction, job.without), []).append(job)
     found = {}
     for (task, row, fraction, without), of in runs.items():
@@ -87,13 +87,12 @@ def gather(study: Study, out: Path) -> dict[Key, Found]:
             folders = [progress.evaluations(job)[dataset][0] for job in of]
             fold = TEST if name == TEST else "ood"
             found[Key(task, row, fraction, name)] = _join(seeds, folders, fold)
-        if of[0].probed:
-            told = [
-                records.read_json(progress.probe(job), ("trained", "untrained", "data", "interval"), expected=_AGAIN)
-                for job in of
-            ]
+        probed = {job.seed: there for job in of if job.probed and (there := progress.probe(job)).is_file()}
+        if probed:
+            keys = ("trained", "untrained", "data", "interval")
+            told = [records.read_json(there, keys, expected=_AGAIN) for there in probed.values()]
             for name, network in ((PROBE, "trained"), (UNTRAINED, "untrained")):
-                found[Key(task, row, fraction, name)] = _probed(seeds, told, network)
+                found[Key(task, row, fraction, name)] = _probed(list(probed), told, network)
     return found
 
 

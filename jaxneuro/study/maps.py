@@ -59,7 +59,7 @@ def table(study: Study, out: Path, sheet: Sheet) -> list[Table]:
     found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     notes: dict[tuple[str, ...], tuple[str, ...]] = {}
     for job in runs(study, out, sheet):
-        if progress.finished(job):
+        if progress.maps(job).is_file():
             row, of = study.row(job.row), tables.maps(told(job))
             found.setdefault(of.columns, []).extend((row.backbone, row.initial, *cells) for cells in of.rows)
             notes[of.columns] = of.notes
@@ -73,7 +73,7 @@ def drawn(study: Study, out: Path, name: str) -> list[Picture]:
     """Return the pictures of the maps of a sheet, each as an `<img>` that holds it."""
     made = []
     for job in runs(study, out, study.sheets[name]):
-        if not progress.finished(job):
+        if not progress.maps(job).is_file():
             continue
         row = study.row(job.row)
         synthetic = bool(told(job).get("data", {}).get("synthetic"))

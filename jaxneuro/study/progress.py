@@ -96,14 +96,18 @@ def maps(job: Run) -> Path:
     return job.folder / f"{method}-{job.task}" / f"{method}.json"
 
 
+def tested(job: Run) -> bool:
+    """Tell whether a run has its tests, whatever else it is to make."""
+    return all((folder / "metrics.json").is_file() for folder, _ in evaluations(job).values())
+
+
 def finished(job: Job) -> bool:
     """Tell whether what a job is to make is there."""
     if isinstance(job, Data):
         return (job.folder / "shards" / "card.json").is_file()
     if isinstance(job, Run):
-        tested = all((folder / "metrics.json").is_file() for folder, _ in evaluations(job).values())
         explained = job.maps is None or maps(job).is_file()
-        return tested and explained and (not job.probed or probe(job).is_file())
+        return tested(job) and explained and (not job.probed or probe(job).is_file())
     return (job.folder / DONE).is_file()
 
 

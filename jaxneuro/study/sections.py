@@ -187,7 +187,7 @@ def _scans(facts: Facts) -> tuple[Table, Table]:
             rows[title, what, f"{told['folds'].get(fold, 0):,}", ""] = None
         for entry in told.get("excluded", ()):
             excluded[title, entry["reason"], f"{entry['scans']:,}"] = None
-        for name, metrics in reading.evaluations(run).items() if facts.finished(run) else ():
+        for name, metrics in reading.evaluations(run).items():
             for fold in ("test", "ood"):
                 entry = metrics["folds"].get(fold, {})
                 if entry.get("scans"):

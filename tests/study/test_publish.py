@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jaxneuro.errors import InputError
-from jaxneuro.study import checklist, costs, maps, plan, progress, publish
+from jaxneuro.study import checklist, costs, gather, maps, plan, progress, publish
 from jaxneuro.study.spec import Dataset, Row, Sheet, Study, Task
 from jaxneuro.training import journal
 from tests import browser
@@ -155,7 +155,9 @@ def test_maps_are_scored_and_shown(tmp_path):
         write_tested(job.folder / "evaluation-outside", "ood", {"name": "ad", "kind": "binary"}, {}, [1, 0], [0.7, 0.2])
         if job.maps is None:
             continue
+        # What it was tested for counts before its maps are there.
         assert not progress.finished(job)
+        assert gather.Key(job.task, job.row, 1.0, "test") in gather.gather(study, tmp_path)
         truth = {
             "trained": {"group_map": of, "mean_of_scans": {"hit": 0.5}},
             "random": {"mean": {**of, "share": 0.1}, "percentile_95": {"auc": 0.6}},
