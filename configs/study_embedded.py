@@ -10,7 +10,11 @@ patients follows from its numbers.
 
 from jaxneuro.study.spec import Dataset, Pretraining, Row, Sheet, Study, Task
 
-BRAINS = {"recipe": "quick40", "skip": ("bias", "strip", "register")}  # the cohorts are of brains, already in place
+BRAINS = {
+    "recipe": "quick40",
+    "skip": ("bias", "strip"),
+    "already": ("register",),
+}  # the cohorts are of brains in place
 HEALTHY = {
     "diagnoses": {"CN": 1.0}, "age_mean": {"CN": 65.0}, "age_sd": 10.0, "age_range": (45.0, 83.0), "max_sessions": 1,
     "voxel_size": 3.0,

@@ -68,6 +68,7 @@ def _run(known: argparse.Namespace, rest: Sequence[str]) -> int:
 _ELSEWHERE = "; expected a folder that can be read and written; change its permissions, or choose another"
 _HINTS = {
     errno.ENOSPC: "; free some space and run the same command again",
+    errno.ENOENT: "; expected it, or the folder that it is to lie in, to be there; check the path",
     **dict.fromkeys((errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE),
 }
 

@@ -48,6 +48,7 @@ MAY = {
     "study": {"configuration", "evaluation", "lock", "manifest", "prepare", "records", "splits", "training"},
     "verbs": {"configuration", "evaluation", "export", "info", "interop", "manifest", "prepare", "study", "training"},
     "cli": {"training", "verbs"},
+    "__main__": {"cli"},
 }
 OPEN = {"errors", "pages", "terminal", "__init__"}
 #: Files that worker processes import: they must start fast and need no device.

@@ -26,7 +26,7 @@ def known(facts: Facts) -> dict[str, str]:
     zero_shot = any(run.others or UNSEEN in study.tasks[run.task].zero_shot for run in runs)
     said = {
         "4": "Development, and evaluation on people held out"
-        + ("; and on datasets or sites that no network saw." if zero_shot else "."),
+        + ("; and on datasets or sites that none was fine-tuned on." if zero_shot else "."),
         "5a": _listed(
             f"{study.datasets[n].title} ({'synthetic, ' if d.card.get('synthetic') else ''}{len(d.scans):,} scans)"
             for n, d in facts.datasets.items()
@@ -146,7 +146,7 @@ def _performance(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     said = [f"{len(facts.study.seeds)} seeds of the fine-tuning, one of each pre-training"]
-    tests = [len(of.scans) for of in facts.found.values()]
+    tests = [len(of.scans) for of in facts.found.values() if of.scans]
     if tests and min(tests) < tables.FEW_SUBJECTS:
         said.append(f"tests of as few as {min(tests)} scans")
     if facts.synthetic:

@@ -88,7 +88,7 @@ def table(jobs: Iterable[Job], spent: Mapping[str, Sequence[Spent]]) -> Table:
     ]
     if all_told:
         notes.append(f"The last ended at {max(one.ended for one in all_told)}.")
-    return Table("Time", ("What", "Jobs timed", "Hours", "Device-hours"), tuple(rows), tuple(notes))
+    return Table("Hours", ("What", "Jobs timed", "Hours", "Device-hours"), tuple(rows), tuple(notes))
 
 
 def _hours(told: Sequence[Spent]) -> tuple[str, str]:

@@ -25,11 +25,18 @@ KINDS = {
     "maps": "one task and one fraction",
 }
 #: What can be said of the preparation of a synthetic cohort.
-_PREPARE = ("recipe", "skip", "subject_prefix", "validation", "test", "ood_sites", "seed", "compression")
+_PREPARE = ("recipe", "skip", "already", "subject_prefix", "validation", "test", "ood_sites", "seed", "compression")
 #: Files of the report that are of no sheet.
 _TAKEN = (
     "values", "comparisons", "asked", "data", "paper", "failures", "how", "time", "checklist", "versions", "declared",
 )  # fmt: skip
+_TYPES: dict[str, Any] = {
+    "str": str, "int": int, "float": int | float, "tuple": tuple | list, "Mapping": Mapping,
+}  # fmt: skip
+_MEANT = {
+    "str": "a text", "int": "a whole number", "float": "a number", "tuple": "a tuple such as ('ad',)",
+    "Mapping": "a dict",
+}  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -49,6 +56,7 @@ def read(path: str, data: Mapping[str, str] | None = None) -> Study:
             f"{path}: found a {type(study).__name__}; expected a file whose get_config() returns a Study, such as "
             "configs/study_tiny.py; an experiment is for jaxneuro train"
         )
+    _check_types("study", study)
     datasets = dict(study.datasets)
     for name, where in (data or {}).items():
         known("--data", name, datasets)
@@ -56,6 +64,29 @@ def read(path: str, data: Mapping[str, str] | None = None) -> Study:
     study = dataclasses.replace(study, datasets=datasets)
     check(study)
     return study
+
+
+def _check_types(where: str, part: Any) -> None:
+    """Refuse fields of other types than `spec` says: a text in a tuple's place would be taken letter by letter."""
+    for field in dataclasses.fields(part):
+        value, kind = getattr(part, field.name), str(field.type).split("[")[0]
+        named = f"{where}.{field.name}"
+        if value is None and "None" in str(field.type):
+            continue
+        if not isinstance(value, _TYPES[kind]) or isinstance(value, bool):
+            raise InputError(f"{named}: found {value!r}; expected {_MEANT[kind]} (jaxneuro/study/spec.py)")
+        inside = {str(k): v for k, v in value.items()} if kind == "Mapping" else dict(enumerate(_several(value)))
+        for key, one in inside.items():
+            if dataclasses.is_dataclass(one):
+                _check_types(f"{named}.{getattr(one, 'name', key)}", one)
+            elif "tuple[str" in str(field.type) and not isinstance(one, str | tuple):
+                raise InputError(f"{named}: found {one!r}; expected texts (jaxneuro/study/spec.py)")
+            elif kind == "Mapping" and "tuple[" in str(field.type) and not isinstance(one, tuple | list):
+                raise InputError(f"{named}.{key}: found {one!r}; expected {_MEANT['tuple']}")
+
+
+def _several(value: Any) -> tuple[Any, ...] | list[Any]:
+    return value if isinstance(value, tuple | list) else ()
 
 
 def check(study: Study) -> None:
@@ -80,6 +111,12 @@ def check(study: Study) -> None:
         if name in (TEST, UNSEEN) or name.startswith((WITHOUT, PROBE)):
             raise InputError(f"datasets: found the name '{name}'; expected another: results of the task's own have it")
     _check_numbers(study)
+    titles: dict[str, str] = {}
+    for name, dataset in study.datasets.items():
+        if (before := titles.setdefault(dataset.title, name)) != name:
+            raise InputError(
+                f"datasets.{name}.title: found '{dataset.title}', that of {before}; expected one that tables tell apart"
+            )
     for name, dataset in study.datasets.items():
         if bool(dataset.path) == (dataset.cohort is not None):
             raise InputError(f"datasets.{name}: found {_both(dataset.path)}; expected a path or a cohort")
@@ -92,6 +129,10 @@ def check(study: Study) -> None:
                 progress.cohort_spec(dataset)
             except InputError as e:
                 raise InputError(f"datasets.{name}.{e}") from e
+            try:
+                progress.recipe(dataset)
+            except InputError as e:
+                raise InputError(f"datasets.{name}.prepare: {e}") from e
     for name, of in study.pretrainings.items():
         if bool(of.weights) == bool(of.config):
             raise InputError(f"pretrainings.{name}: found {_both(of.weights)}; expected a config or weights")
@@ -105,17 +146,22 @@ def check(study: Study) -> None:
     for name, sheet in study.sheets.items():
         _check_sheet(study, name, sheet)
     _check_configs(study)
+    maps.keywords(study.maps)
+    for job in plan.jobs(study, Path("study")):
+        if isinstance(job, Run) and job.maps is not None and (shape := progress.shape(study, job.row, job.task)):
+            maps.check(study.maps, shape)
 
 
 def _check_numbers(study: Study) -> None:
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise InputError(f"seeds: found {list(study.seeds)}; expected one or more, each once")
+    if len({f"{fraction:g}" for fraction in study.fractions}) < len(study.fractions):
+        raise InputError(f"fractions: found {list(study.fractions)}; expected shares that differ in six digits")
     for fraction in study.fractions:
         if not 0 < fraction <= 1:
             raise InputError(f"fractions: found {fraction}; expected shares in (0, 1]")
     if study.resamples < 1:
         raise InputError(f"resamples: found {study.resamples}; expected 1 or more")
-    maps.keywords(study.maps)
 
 
 def _check_rows(study: Study) -> None:
@@ -180,9 +226,8 @@ def _check_sites(study: Study, name: str, sheet: Sheet) -> None:
             )
     for row in study.rows_of(sheet) if sheet.sites else ():
         dataset = plan.dataset_of(task.dataset, row)
-        if (of := study.datasets[dataset]).cohort is not None:
-            for site in sheet.sites:
-                known(where, site, progress.cohort_spec(of).sites)
+        for site in sheet.sites if (there := progress.sites(study.datasets[dataset])) else ():
+            known(where, site, there)
         if row.pretraining and study.pretrainings[row.pretraining].dataset == dataset:
             raise InputError(
                 f"sheets.{name}.rows: found '{row.name}', whose first weights saw people of these sites (pretraining "

@@ -47,8 +47,10 @@ def write(study: Study, out: Path, results: Mapping[str, Result], found: Mapping
     Returns:
       The figures, sheet by sheet; none where nothing is finished.
     """
-    pictures = []
+    pictures: list[Picture] = []
     for sheet, name, plot in _plots(study, out, results, found):
+        # Names that differ in signs alone are one when only letters, digits and hyphens are left.
+        name += "" if name not in {picture.name for picture in pictures} else f"-{len(pictures)}"
         with style.page_style(**style.SMALL):
             caption = (SYNTHETIC if any(of.synthetic for of in found.values()) else "") + plot.caption
             svg = style.to_svg(plot.figure, f"figure-{name}", plot.description)

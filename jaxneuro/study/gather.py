@@ -132,7 +132,15 @@ def _join(seeds: Sequence[int], folders: Sequence[Path], fold: str) -> Found:
                 f"{folder}: found other scans or targets than in {folders[0]}; expected the same test for every seed; "
                 "delete the folder of one of these runs and give the same command again"
             )
-    entries = [metrics["folds"][fold]["metrics"] for metrics in told]
+    entries = []
+    for folder, metrics in zip(folders, told, strict=True):
+        of = metrics["folds"].get(fold, {})
+        if "metrics" not in of or of.get("scans", len(tested[0][0])) != len(tested[0][0]):
+            raise InputError(
+                f"{folder}: found {of.get('scans', 'no')} scans of '{fold}' in metrics.json and {len(tested[0][0])} in "
+                f"predictions.csv; expected the same, from one evaluation; delete {folder} and give the command again"
+            )
+        entries.append(of["metrics"])
     names = dict.fromkeys(name for entry in entries for name in entry)
     return Found(
         seeds=tuple(seeds),

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,23 @@ def keywords(given: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
     return Settings(**settings), {key: given[key] for key in OTHERS if key in given}
 
 
+def check(given: Mapping[str, Any], shape: Sequence[int]) -> None:
+    """Refuse maps that cannot be made of volumes of a shape, (depth, height, width).
+
+    Raises:
+      InputError: names the key.
+    """
+    settings, others = keywords(given)
+    d, h, w = shape
+    try:
+        settings.grid((d, h, w))
+    except (InputError, TypeError, ValueError) as e:
+        raise InputError(f"maps: {str(e).removeprefix('--')}") from e
+    for key, least in (("scans", 1), ("seed", 0)):
+        if not isinstance(value := others.get(key, least), int) or value < least:
+            raise InputError(f"maps.{key}: found {value!r}; expected a whole number of at least {least}")
+
+
 def runs(study: Study, out: Path, sheet: Sheet) -> list[Run]:
     """Return the runs of a sheet whose maps are made."""
     rows = {row.name for row in study.rows_of(sheet)}
@@ -59,8 +76,14 @@ def table(study: Study, out: Path, sheet: Sheet) -> list[Table]:
     found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     notes: dict[tuple[str, ...], tuple[str, ...]] = {}
     for job in runs(study, out, sheet):
-        if progress.maps(job).is_file():
-            row, of = study.row(job.row), tables.maps(told(job))
+        if progress.mapped(job):
+            row = study.row(job.row)
+            try:
+                of = tables.maps(told(job))
+            except (KeyError, TypeError, AttributeError) as e:
+                raise InputError(
+                    f"{progress.maps(job)}: cannot be read ({e!r}); expected what maps leave; delete its folder"
+                ) from e
             found.setdefault(of.columns, []).extend((row.backbone, row.initial, *cells) for cells in of.rows)
             notes[of.columns] = of.notes
     return [
@@ -73,7 +96,7 @@ def drawn(study: Study, out: Path, name: str) -> list[Picture]:
     """Return the pictures of the maps of a sheet, each as an `<img>` that holds it."""
     made = []
     for job in runs(study, out, study.sheets[name]):
-        if not progress.maps(job).is_file():
+        if not progress.mapped(job):
             continue
         row = study.row(job.row)
         synthetic = bool(told(job).get("data", {}).get("synthetic"))

@@ -65,6 +65,7 @@ class Run(Training):
       others: name of each other dataset, and its shards.
       probed: whether its features are probed for the site.
       maps: how maps of where its outputs come from are made (`Study.maps`); None where none are.
+      resamples: of the bootstrap of its tests.
     """
 
     task: str
@@ -75,6 +76,7 @@ class Run(Training):
     others: tuple[tuple[str, Path], ...] = ()
     probed: bool = False
     maps: Mapping[str, Any] | None = None
+    resamples: int = 2000
 
     def probe(self) -> ml_collections.ConfigDict:
         """Return the config of the probe for the site, on the data of the run."""
@@ -139,7 +141,8 @@ def part(every: Sequence[Job], names: Sequence[str] = (), share: tuple[int, int]
     chosen = [by_name[name] for name in names] if names else list(every)
     if share:
         runs = [job for job in chosen if isinstance(job, Run)]
-        chosen = [*runs[share[0] - 1 :: share[1]]]
+        asked_for = [job for job in chosen if names and not isinstance(job, Run)]
+        chosen = [*asked_for, *runs[share[0] - 1 :: share[1]]]
     keep: set[str] = set()
     left = [job.name for job in chosen]
     while left:
@@ -152,7 +155,9 @@ def part(every: Sequence[Job], names: Sequence[str] = (), share: tuple[int, int]
 def missing(some: Iterable[Job]) -> list[str]:
     """Return a line for each folder that must be there and is not."""
     outside = dict(place for job in some for place in job.outside)
-    return [f"{hint}: found no folder '{path}'" for path, hint in outside.items() if not path.is_dir()]
+    lines = [f"{hint}: found no folder '{path}'" for path, hint in outside.items() if not path.is_dir()]
+    shards = [path for path, hint in outside.items() if hint.startswith("--data") and path.is_dir()]
+    return lines + [f"{outside[p]}: found no card.json in '{p}'" for p in shards if not (p / "card.json").is_file()]
 
 
 def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, row_name: str, without: str) -> Run:
@@ -198,6 +203,7 @@ def _run(study: Study, out: Path, seed: int, task_name: str, fraction: float, ro
         others=tuple((name, shards(study, out, name)) for name in others),
         probed="probe" in wanted,
         # One of each row is enough to look at, and it costs hundreds of passes a scan.
+        resamples=study.resamples,
         maps=study.maps if "maps" in wanted and seed == study.seeds[0] else None,
     )
 

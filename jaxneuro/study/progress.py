@@ -18,9 +18,11 @@ from typing import Any
 
 from jaxneuro import lock, records
 from jaxneuro.errors import InputError
-from jaxneuro.prepare import cohort
+from jaxneuro.manifest import read as read_manifest
+from jaxneuro.prepare import cohort, recipes
+from jaxneuro.study import plan
 from jaxneuro.study.plan import Data, Job, Run, Training
-from jaxneuro.study.spec import PROBE, Dataset
+from jaxneuro.study.spec import PROBE, Dataset, Study
 from jaxneuro.study.tables import Table
 from jaxneuro.training import journal
 
@@ -96,6 +98,14 @@ def maps(job: Run) -> Path:
     return job.folder / f"{method}-{job.task}" / f"{method}.json"
 
 
+def mapped(job: Run) -> bool:
+    """Tell whether the maps of a run are there, made as is asked now."""
+    made, wanted = maps(job), maps(job).with_name(ASKED)
+    if not made.is_file() or not wanted.is_file():
+        return False
+    return records.read_json(wanted, expected="what a study asked for") == json.loads(json.dumps(dict(job.maps or {})))
+
+
 def tested(job: Run) -> bool:
     """Tell whether a run has its tests, whatever else it is to make."""
     return all((folder / "metrics.json").is_file() for folder, _ in evaluations(job).values())
@@ -106,7 +116,7 @@ def finished(job: Job) -> bool:
     if isinstance(job, Data):
         return (job.folder / "shards" / "card.json").is_file()
     if isinstance(job, Run):
-        explained = job.maps is None or maps(job).is_file()
+        explained = job.maps is None or mapped(job)
         return tested(job) and explained and (not job.probed or probe(job).is_file())
     return (job.folder / DONE).is_file()
 
@@ -136,6 +146,29 @@ def check(job: Job) -> None:
     card = job.data / "card.json"
     if card.is_file():
         journal.check_dataset(job.folder, records.read_json(card, journal.SEALS, expected="the card of a dataset"))
+    if isinstance(job, Run):
+        _check_tests(job)
+
+
+def _check_tests(job: Run) -> None:
+    """Refuse tests on other data than are asked for, or with another number of resamples."""
+    for folder, shards in evaluations(job).values():
+        file, card = folder / "metrics.json", (shards or job.data) / "card.json"
+        if not file.is_file():
+            continue
+        told = records.read_json(file, ["data", "interval"], expected="what an evaluation writes")
+        there, here = told["data"].get("card_sha256"), records.file_sha256(card) if card.is_file() else None
+        if there and here and there != here:
+            raise InputError(
+                f"{file}: tested another dataset than {card.parent} (its card differs); expected the same; delete "
+                f"{folder} to test anew, or choose {_INSTEAD}"
+            )
+        there = told["interval"].get("resamples", job.resamples)
+        if there != job.resamples:
+            raise InputError(
+                f"{file}: has intervals of {there} resamples; expected {job.resamples}, as the study says; delete "
+                f"{folder} to test anew, or choose {_INSTEAD}"
+            )
 
 
 def cohort_spec(dataset: Dataset) -> cohort.CohortSpec:
@@ -151,6 +184,32 @@ def cohort_spec(dataset: Dataset) -> cohort.CohortSpec:
         return cohort.CohortSpec(**given)
     except TypeError as e:
         raise InputError(f"cohort: {e}; expected keywords of CohortSpec (jaxneuro/prepare/cohort.py)") from e
+
+
+def recipe(dataset: Dataset) -> recipes.Recipe:
+    """Return how a synthetic cohort is prepared; raises InputError for a recipe or a stage that there is none of."""
+    skip, already = (dataset.prepare.get(key, ()) for key in ("skip", "already"))
+    for key, value in (("skip", skip), ("already", already)):
+        if isinstance(value, str):
+            raise InputError(f"{key}: found {value!r}; expected a tuple such as ({value!r},)")
+    return recipes.recipe(dataset.prepare.get("recipe", "paper80"), skip=skip, already=already)
+
+
+def sites(dataset: Dataset) -> list[str]:
+    """Return the sites of a dataset; none where its shards are not there yet."""
+    if dataset.cohort is not None:
+        return list(cohort_spec(dataset).sites)
+    manifest = Path(dataset.path) / "manifest.csv"
+    return sorted({scan.site for scan in read_manifest(manifest)}) if manifest.is_file() else []
+
+
+def shape(study: Study, row: str, task: str) -> tuple[int, ...]:
+    """Return the voxels of the volumes that a row is trained on, along each axis; () where they are not there yet."""
+    dataset = study.datasets[plan.dataset_of(study.tasks[task].dataset, study.row(row))]
+    if dataset.cohort is not None:
+        return tuple(recipe(dataset).shape)
+    card = Path(dataset.path) / "card.json"
+    return tuple(records.read_json(card, ["shape"], expected="a dataset's card")["shape"][:3]) if card.is_file() else ()
 
 
 def asked(dataset: Dataset) -> dict[str, Any]:

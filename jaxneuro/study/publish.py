@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jaxneuro import pages
-from jaxneuro.study import drawings, facts, gather, results, sections
+from jaxneuro.study import drawings, facts, gather, plan, progress, results, sections
 from jaxneuro.study.facts import Facts
 from jaxneuro.study.sections import Section
 from jaxneuro.study.spec import Study
@@ -34,8 +34,11 @@ def write(study: Study, out: Path, source: str = "") -> list[Table]:
       The tables of the sheets, for the terminal.
 
     Raises:
-      InputError: a file in the folder is not what a study writes, or seeds were tested on different scans.
+      InputError: a file in the folder is not what a study writes, runs were made otherwise than is declared, or seeds
+        were tested on different scans.
     """
+    for job in plan.jobs(study, out):
+        progress.check(job)
     found, kinds = gather.gather(study, out), results.kinds_of(study)
     sheets = results.compute(study, found, kinds)
     known = facts.read(study, out, found, sheets, kinds)
@@ -68,23 +71,25 @@ def named(part: Section) -> dict[str, Table]:
     for count, table in enumerate(part.tables):
         # A sheet's own table has the sheet's name.
         title = "" if count == 0 else f"-{re.sub('[^a-z0-9]+', '-', table.title.lower()).strip('-')[:60]}"
-        found[f"{part.key}{title}"] = table
+        name = f"{part.key}{title}"
+        # Titles in other letters may have none left.
+        found[name if name not in found else f"{name}-{count}"] = table
     return found
 
 
 def markdown(known: Facts, parts: Sequence[Section], command: str) -> str:
     """Return the report in Markdown; pictures are files beside it."""
-    lines = [f"# {known.study.title}", _date(known), f"    {command}"]
+    lines = [f"# {results.plain(known.study.title)}", _date(known), f"    {command}"]
     if known.synthetic:
-        lines.append(f"**SYNTHETIC DATA: {', '.join(known.synthetic)}.** {SYNTHETIC}")
+        lines.append(f"**SYNTHETIC DATA: {results.plain(', '.join(known.synthetic))}.** {SYNTHETIC}")
     for part in parts:
-        lines += [f"## {part.title}", *(f"- {line}" for line in part.lines)]
+        lines += [f"## {results.plain(part.title)}", *(f"- {results.plain(line)}" for line in part.lines)]
         lines += [results.markdown(table) for table in _titled(part)]
         for picture in part.pictures:
             file = next((f for f in picture.files if f.suffix in (".svg", ".png")), None)
             if file is not None:
                 lines.append(f"![{picture.name}]({file.relative_to(known.out)})")
-            lines.append(f"*{picture.caption}*")
+            lines.append(f"*{results.plain(picture.caption)}*")
     return "\n\n".join(line.strip("\n") for line in lines).replace("\n\n- ", "\n- ") + "\n"
 
 

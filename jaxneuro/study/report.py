@@ -30,6 +30,8 @@ def write(out: Path, runs: Sequence[Path], *, title: str, notes: Sequence[str] =
     """
     if not runs:
         raise InputError("found no run; expected at least one workdir that holds an evaluation folder")
+    if twice := [run for i, run in enumerate(runs) if Path(run).resolve() in {Path(r).resolve() for r in runs[:i]}]:
+        raise InputError(f"{twice[0]}: found it twice; expected each run once")
     out = Path(out)
     path = out if out.suffix in (".html", ".htm") else out / "report.html"
     gathered = [gather(Path(run)) for run in runs]

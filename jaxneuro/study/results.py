@@ -33,9 +33,9 @@ HOW = (
     "a difference, not that there is none.",
 )
 OF_SITES = (
-    "Each site is tested by networks that were trained without anyone who was seen there. The mean over sites has no "
-    "interval: that over people would say how well these sites are known, not what another one would give. The worst "
-    "site was chosen for being it, so its value is pessimistic, the more so the more and the smaller the sites are."
+    "Each site is tested by networks that were fine-tuned without anyone who was seen there. The mean over sites has "
+    "no interval: that over people would say how well these sites are known, not what another one would give. The "
+    "worst site was chosen for being it, so its value is pessimistic, the more so the more and the smaller sites are."
 )
 OF_PROBES = (
     "How well logistic regression on a network's frozen features names the site of a scan, as the mean recall of the "
@@ -211,8 +211,13 @@ def kinds_of(study: Study) -> dict[str, str]:
 def markdown(of: Table) -> str:
     """Return a table in Markdown, with its title above and its notes below."""
     lines = [of.columns, tuple("---:" if numeric else "---" for numeric in of.numeric()), *of.rows]
-    cells = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return f"### {of.title}\n\n{cells}" + "".join(f"\n{note}\n" for note in of.notes)
+    cells = "".join("| " + " | ".join(plain(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return f"### {plain(of.title)}\n\n{cells}" + "".join(f"\n{plain(note)}\n" for note in of.notes)
+
+
+def plain(text: str) -> str:
+    """Return a text as Markdown shows it: on one line, without tags."""
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
 def _set_title(study: Study, task: str, name: str) -> str:

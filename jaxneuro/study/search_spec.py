@@ -16,7 +16,7 @@ from jaxneuro.errors import InputError
 #: (tree-structured Parzen estimator), and stopped when poorer than the median trial.
 METHODS = ("random", "pruned")
 #: Keys that decide what is measured, on whom: two values of them cannot be compared by the metric.
-_NOT_SEARCHED = ("objective.name", "data.path", "task.", "also.")
+_NOT_SEARCHED = ("objective.name", "data.path", "data.leave_out", "task.", "also.")
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 

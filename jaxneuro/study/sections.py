@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxneuro import splits
 from jaxneuro.manifest import MISSING, Scan
-from jaxneuro.study import answers, checklist, costs, maps, progress, published, results, tables
+from jaxneuro.study import answers, checklist, costs, maps, plan, progress, published, results, tables
 from jaxneuro.study import facts as reading
 from jaxneuro.study.drawings import Picture
 from jaxneuro.study.facts import Facts
@@ -95,7 +95,7 @@ def asked(facts: Facts) -> Section:
 
 
 def _parameters(facts: Facts, runs: Iterable[Run]) -> str:
-    counts = {facts.described[run.name]["parameters"] for run in runs if run.name in facts.described}
+    counts = {n for run in runs if (n := facts.described.get(run.name, {}).get("parameters")) is not None}
     return " or ".join(f"{n:,}" for n in sorted(counts)) or "n/a"
 
 
@@ -129,12 +129,38 @@ def data(facts: Facts) -> Section:
         every.append(_folds(facts.study.datasets[name].title, dataset.scans, dataset.splits))
     columns = ("Dataset", "Synthetic", "Scans", "Subjects", "Voxels", "mm", "Recipe", "Left out in preparation")
     counts, excluded = _scans(facts)
-    lines = (
+    lines: tuple[str, ...] = (
         "Folds are of subjects: nobody is in two. Networks were chosen on validation; nobody in a test was trained on, "
         "in a pre-training either (each run checks it). Where weights come from elsewhere, whom they saw is not known.",
     )
     made = [Table("Datasets", columns, tuple(rows)), *every, counts, *([excluded] if excluded.rows else [])]
+    lines = (*lines, *_shared_sites(facts))
     return Section("data", "Data and folds", lines, tuple(table for table in made if table.rows))
+
+
+def _shared_sites(facts: Facts) -> list[str]:
+    """Say which sites of the tests the first weights of rows saw others of; sites are known by their names alone."""
+    said = []
+    for name, of in facts.study.pretrainings.items():
+        before = facts.datasets.get(of.dataset)
+        used = {plan.dataset_of(n, row) for row in facts.study.rows if row.pretraining == name for n in _tested(facts)}
+        for other in sorted(used - {of.dataset}) if before else ():
+            if other in facts.datasets and before:
+                shared = {s.site for s in before.scans} & {s.site for s in facts.datasets[other].scans} - {MISSING}
+                if shared:
+                    title = facts.study.datasets[other].title
+                    said.append(
+                        f"Pre-training '{name}' saw other people of sites that {title} has, too, by name: "
+                        f"{', '.join(sorted(shared))}. Where both mean the same scanners, a test "
+                        "there is of new people, not of a new scanner."
+                    )
+    return said
+
+
+def _tested(facts: Facts) -> list[str]:
+    """Return the names of the datasets that tasks are of, or are tested on."""
+    tasks = facts.study.tasks.values()
+    return list(dict.fromkeys(n for task in tasks for n in (task.dataset, *task.zero_shot) if n != UNSEEN))
 
 
 def _folds(title: str, scans: Sequence[Scan], folds: splits.Splits) -> Table:
@@ -144,7 +170,7 @@ def _folds(title: str, scans: Sequence[Scan], folds: splits.Splits) -> Table:
     for fold in splits.FOLDS:
         here = [scans[i] for i in splits.select(scans, folds, fold, sessions="all")]
         if here:
-            first = list({s.subject: s for s in here}.values())
+            first = list({s.subject: s for s in reversed(here)}.values())
             counts = Counter(s.diagnosis for s in here)
             rows.append(
                 (
@@ -246,7 +272,7 @@ def against(facts: Facts) -> Section:
             "differences between test sets of this size are partly noise (the intervals of the tables).",
         )
     head = ("Backbone", "Initial", "What", "Here: mean (SD)", "Paper: mean (SD)", "Here less paper")
-    made = (Table("Against the paper", head, unique, (f"Paper: {published.SOURCE}.",)),) if unique else ()
+    made = (Table("Side by side", head, unique, (f"Paper: {published.SOURCE}.",)),) if unique else ()
     return Section("paper", "Against the paper", lines, made)
 
 
@@ -296,5 +322,5 @@ def versions(facts: Facts) -> Section:
             if key in dataset.card
         ]
         rows.append((f"{title}: recipe's fingerprint", str(dataset.card.get("recipe_fingerprint", "n/a"))))
-    made = Table("Versions and hashes", ("What", "Which"), tuple(rows))
-    return Section("versions", made.title, tables=(made,) if rows else ())
+    made = Table("Software, devices, data", ("What", "Which"), tuple(rows))
+    return Section("versions", "Versions and hashes", tables=(made,) if rows else ())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,25 @@ def _run(job: Any, means: Means) -> None:
         if not (out / "metrics.json").is_file():
             evaluate.evaluate(job.folder, data=shards, out=out, resamples=means.resamples)
     if job.probed and not (there := progress.probe(job)).is_file():
-        probe.probe(job.folder, job.probe(), there.parent, resamples=means.resamples)
-    if job.maps is not None and not (there := progress.maps(job)).is_file():
+        with _named("probe for the site"):
+            probe.probe(job.folder, job.probe(), there.parent, resamples=means.resamples)
+    if job.maps is not None and not progress.mapped(job):
+        there = progress.maps(job)
+        if there.is_file():  # made otherwise; a map that was begun is taken or left by its settings
+            shutil.rmtree(there.parent)
         settings, others = maps.keywords(job.maps)
-        occlusion.occlusion(job.folder, settings, out=there.parent, **others)
+        with _named("maps"):
+            occlusion.occlusion(job.folder, settings, out=there.parent, **others)
+        journal.write_json(there.with_name(progress.ASKED), dict(job.maps))
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say what an error is of: the run itself is tested by then."""
+    try:
+        yield
+    except InputError as e:
+        raise type(e)(f"{what}: {e}") from e
 
 
 #: How each kind of job is done.

@@ -89,6 +89,8 @@ def _study(args: argparse.Namespace, _: Sequence[str]) -> None:
         terminal.answer(tables.to_rich(progress.listing(jobs, out)))
         return
     failed: dict[str, str] = {}
+    if args.report and not out.is_dir():
+        raise InputError(f"{args.out}: found no such folder; expected that of a study; without --report it is begun")
     if not args.report:
         from jaxneuro.study import work
         from jaxneuro.training import runtime

@@ -47,7 +47,7 @@ def fake(job):
         write_config(job)
         for folder, _ in progress.evaluations(job).values():
             folder.mkdir()
-            (folder / "metrics.json").write_text(f'"{job.name}"')
+            journal.write_json(folder / "metrics.json", {"of": job.name, "data": {}, "interval": {}})
         if job.probed:
             write_probe(job, [1, 1], 0.5, 0.5)
     else:
