@@ -70,9 +70,9 @@ def named(part: Section) -> dict[str, Table]:
     found: dict[str, Table] = {}
     for count, table in enumerate(part.tables):
         # A sheet's own table has the sheet's name.
-        title = "" if count == 0 else f"-{re.sub('[^a-z0-9]+', '-', table.title.lower()).strip('-')[:60]}"
-        name = f"{part.key}{title}"
-        # Titles in other letters may have none left.
+        # Titles in other letters have none left.
+        title = re.sub("[^a-z0-9]+", "-", table.title.lower()).strip("-")[:60] or str(count)
+        name = part.key if count == 0 else f"{part.key}-{title}"
         found[name if name not in found else f"{name}-{count}"] = table
     return found
 
