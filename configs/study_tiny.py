@@ -8,11 +8,8 @@ Networks of a few thousand weights see each scan once or twice: they learn nothi
 
 from jaxneuro.study.spec import UNSEEN, Dataset, Pretraining, Row, Sheet, Study, Task
 
-BRAINS = {
-    "recipe": "quick40",
-    "skip": ("bias", "strip"),
-    "already": ("register",),
-}  # the cohorts are of brains in place
+#: The cohorts are of brains, which lie in the template's space.
+BRAINS = {"recipe": "quick40", "skip": ("bias", "strip"), "already": ("register",)}
 DENSENET = ("model.name=tiny_densenet_testing", "model.block_sizes=(1,1)")
 VIT = ("model.name=vit_b16_testing",)
 SHORT = ("training.epochs=2", "optimizer.warmup_epochs=0.5")

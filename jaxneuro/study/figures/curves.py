@@ -96,7 +96,7 @@ def calibration(part: Slice) -> Plot:
             slope, brier = _reliability(panel, found, look[row.name])
             wrapped = slope.replace(" (", "\n(") if columns == 3 else slope
             title = panels.wrapped(panels.name(row, part.rows), 48 // columns)
-            panel.set_title(f"{title}\nslope {wrapped}\nBrier {brier}", fontsize=7, loc="left", linespacing=1.1)
+            panel.set_title(f"{title}\nslope {wrapped}\nBrier {brier}", fontsize=7, loc="left", linespacing=1.3)
             said.append(f"{panels.name(row, part.rows)}: slope {slope}, Brier score {brier}")
         for i, panel in enumerate(axes):
             if i % columns == 0:

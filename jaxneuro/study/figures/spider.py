@@ -138,7 +138,8 @@ def _spokes(axes: Axes, slices: Sequence[Slice], ranges: Sequence[Range]) -> tup
     for angle, part, of in zip(angles, slices, ranges, strict=True):
         side, up = math.sin(angle), math.cos(angle)
         across = "center" if abs(side) < 0.1 else "left" if side > 0 else "right"
-        along = "bottom" if up > 0.9 else "top" if up < -0.9 else "center"
+        # Away from the labels above and below, which are lines high.
+        along = "bottom" if up > 0.3 else "top" if up < -0.3 else "center"
         title = panels.wrapped(part.title, 40 if across == "center" else _SIDE)
         text = f"{title}\n{panels.wrapped(part.metric, _SIDE)}\n{of}"
         labels.append(axes.text(angle, _RIM, text, ha=across, va=along, linespacing=1.05))
