@@ -154,7 +154,7 @@ def test_moved_and_changed_files_are_named(videos, tmp_path, capsys):
     d = prepare(root, tmp_path / "d", "files")
     assert files.verify(d) == []
     info.dataset(tmp_path / "d")
-    assert "videos: 13, as prepared" in capsys.readouterr().err
+    assert "videos: 13, as prepared" in capsys.readouterr().out
     number = {s.subject: i for i, s in enumerate(d.scans)}
     reader = data.open_reader(d)
     (root / "train/yoga/v00.mp4").rename(tmp_path / "elsewhere.mp4")
@@ -330,7 +330,7 @@ def test_the_command(videos, tmp_path, capsys):
     assert "label: 2 different, missing for 0" in said
     assert "1 left out, 1 kept all the same" in said
     assert cli.main(["info", str(tmp_path / "d")]) == 0
-    assert "clips [4, 16, 16, 3] uint8, time, height top to bottom" in capsys.readouterr().err
+    assert "clips [4, 16, 16, 3] uint8, time, height top to bottom" in capsys.readouterr().out
     assert cli.main([*command[:3], str(tmp_path / "e"), "--clips", "2"]) == 1
     assert "--clips: found with recipe 'paper80'" in capsys.readouterr().err
 
