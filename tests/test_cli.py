@@ -1,5 +1,8 @@
 """The command line: every verb explains itself, and a user's error is one line and exit code 1."""
 
+import subprocess
+import sys
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -230,3 +233,8 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path, capsys, flags, told):
     (tmp_path / "t.csv").write_text("subject,path\n")
     assert cli.main(["prepare", str(tmp_path / "t.csv"), "--out", str(tmp_path / "d"), *flags]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_the_package_can_be_run():
+    told = subprocess.run([sys.executable, "-m", "jaxneuro", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("jaxneuro ")

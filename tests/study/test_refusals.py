@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from jaxneuro import cli, records
 from jaxneuro.errors import InputError
-from jaxneuro.study import declared, maps, plan, progress, publish, sections
+from jaxneuro.study import declared, maps, plan, progress, publish, sections, work
 from jaxneuro.study.spec import Dataset, Sheet
 from jaxneuro.study.tables import Table
 from jaxneuro.training import journal
@@ -168,3 +169,51 @@ def test_every_table_has_a_file_of_its_own():
     found = publish.named(sections.Section("data", "Data", tables=tuple(same)))
     assert list(found) == ["data", "data-1", "data-2", "data-people", "data-people-4"]
     assert list(found.values()) == same
+
+
+def test_a_named_job_that_is_no_run_stays_in_every_part():
+    every = plan.jobs(small(), Path("study"))
+    names = ["data/outside", plan.run_name("age", "scratch", 1.0, 0), plan.run_name("age", "scratch", 1.0, 1)]
+    first, second = (plan.part(every, names, (i, 2)) for i in (1, 2))
+    assert [job.name for job in first] == ["data/people", "data/outside", names[1]]
+    assert [job.name for job in second] == ["data/people", "data/outside", names[2]]
+
+
+def test_maps_are_made_anew_where_they_are_of_other_settings(tmp_path, monkeypatch):
+    sheets = {"figure4": Sheet(title="Maps", kind="maps", tasks=("ad",))}
+    job = first_run(small(sheets=sheets, maps={"patch": 4, "scans": 2}), tmp_path)
+    write_run(job)
+    folder, asked = progress.maps(job).parent, []
+
+    def explain(workdir, settings, *, out, **others):
+        asked.append((workdir, settings.patch, others))
+        assert not out.exists()
+        out.mkdir()
+        journal.write_json(out / "occlusion.json", {})
+
+    monkeypatch.setattr(work.loop, "train", lambda config, workdir: None)
+    monkeypatch.setattr(work.occlusion, "occlusion", explain)
+    work._run(job, work.Means())
+    work._run(job, work.Means())
+    assert asked == [(job.folder, (4,), {"scans": 2})]
+    (folder / "untrained-all.png").write_text("of before")
+    again = first_run(small(sheets=sheets, maps={"patch": 5, "scans": 2}), tmp_path)
+    work._run(again, work.Means())
+    assert asked[1:] == [(job.folder, (5,), {"scans": 2})]
+    assert not (folder / "untrained-all.png").exists()
+
+
+def test_what_fails_after_the_test_says_what_it_was(tmp_path, monkeypatch):
+    sheets = {"probe": Sheet(title="Site", kind="probe", tasks=("ad",))}
+    job = first_run(small(sheets=sheets), tmp_path)
+    write_run(job)
+
+    def fail(*_, **__):
+        raise InputError("task.classes: found ['C']; expected 2 or more")
+
+    monkeypatch.setattr(work.loop, "train", lambda config, workdir: None)
+    monkeypatch.setattr(work.probe, "probe", fail)
+    with pytest.raises(InputError, match=r"probe for the site: task\.classes: found \['C'\]"):
+        work._run(job, work.Means())
+    assert progress.tested(job)
+    assert not progress.finished(job)

@@ -335,6 +335,8 @@ def test_run_that_was_not_evaluated_names_file_and_command(tmp_path):
         report.write(tmp_path / "out.html", [tmp_path / "nosuch"], title="t")
     with pytest.raises(ValueError, match="found no run"):
         report.write(tmp_path / "out.html", [], title="t")
+    with pytest.raises(InputError, match="found it twice; expected each run once"):
+        report.write(tmp_path / "out.html", [tmp_path / "a", tmp_path / "b", tmp_path / "b" / ".." / "a"], title="t")
     assert not (tmp_path / "out.html").exists()
 
 
