@@ -22,6 +22,9 @@ from jaxneuro.study.tables import Table
 
 #: What can be said of maps beside the fields of `Settings`: keywords of `evaluation.occlusion.occlusion`.
 OTHERS = ("scans", "untrained", "tolerance_mm", "seed")
+#: Of the columns of a run's maps, those that a study shows, of all scans together.
+_COLUMNS = ("Scans", "Network", "Share", "AUC", "mm", "Hits", "Peak, mm")
+_OF_ALL = "Of the mean map of all scans; those of single classes, and of absolute values, are in each run's folder."
 
 
 def keywords(given: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
@@ -72,7 +75,7 @@ def told(job: Run) -> dict[str, Any]:
 
 
 def table(study: Study, out: Path, sheet: Sheet) -> list[Table]:
-    """Return the scores of maps, or where they peak: a row for each network, group of scans and what it is beside."""
+    """Return the scores of maps, or where they peak: a row for each network and what it is beside."""
     found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     notes: dict[tuple[str, ...], tuple[str, ...]] = {}
     for job in runs(study, out, sheet):
@@ -84,8 +87,12 @@ def table(study: Study, out: Path, sheet: Sheet) -> list[Table]:
                 raise InputError(
                     f"{progress.maps(job)}: cannot be read ({e!r}); expected what maps leave; delete its folder"
                 ) from e
-            found.setdefault(of.columns, []).extend((row.backbone, row.initial, *cells) for cells in of.rows)
-            notes[of.columns] = of.notes
+            kept = [i for i, column in enumerate(of.columns) if column in _COLUMNS]
+            columns = tuple(of.columns[i] for i in kept)
+            found.setdefault(columns, []).extend(
+                (row.backbone, row.initial, *(cells[i] for i in kept)) for cells in of.rows if cells[0] == "all"
+            )
+            notes[columns] = (*(note for note in of.notes if not note.startswith("|.|")), _OF_ALL)
     return [
         Table(sheet.title, ("Backbone", "Initial", *columns), tuple(rows), notes[columns])
         for columns, rows in found.items()

@@ -178,7 +178,7 @@ def test_maps_are_scored_and_shown(tmp_path):
         Image.new("RGB", (30, 10), "red").save(progress.maps(job).parent / "all.png")
         assert progress.finished(job)
     page = page_of(study, tmp_path)
-    assert rows_of(tmp_path / "csv" / "figure4.csv")[1][:6] == ["Net", "Scratch", "all", "4", "trained", "0.40"]
+    assert rows_of(tmp_path / "csv" / "figure4.csv")[1][:5] == ["Net", "Scratch", "4", "trained", "0.40"]
     assert [row[1] for row in rows_of(tmp_path / "csv" / "figure4.csv")[1:]] == ["Scratch", "Scratch", "Sex", "Sex"]
     images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="Net, (Scratch|Sex)\.', page)
     assert [name for _, name in images] == ["Scratch", "Sex"]

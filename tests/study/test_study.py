@@ -53,7 +53,7 @@ def test_the_tiny_study_stopped_and_gone_on_with(tmp_path, monkeypatch, capsys):
         assert len(list(csv.DictReader(file))) == 3 + 6 + 2
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "SYNTHETIC DATA: Healthy, Patients, Outside." in page
-    assert "Not comparable" in text
+    assert "No row of this study stands for one of the paper's." in text
     assert "Not finished" not in text
     # Three datasets were prepared, a network pre-trained, and each run was timed, the stopped one twice.
     with open(out / "csv" / "time.csv", newline="") as file:
