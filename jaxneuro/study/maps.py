@@ -60,7 +60,7 @@ def check(given: Mapping[str, Any], shape: Sequence[int]) -> None:
 
 
 def runs(study: Study, out: Path, sheet: Sheet) -> list[Run]:
-    """Return the runs of a sheet whose maps are made."""
+    """Return the runs of a sheet that are to have maps, made or not."""
     rows = {row.name for row in study.rows_of(sheet)}
     return [
         job
