@@ -168,12 +168,19 @@ def _run(job: Any, means: Means) -> None:
             probe.probe(job.folder, job.probe(), there.parent, resamples=means.resamples)
     if job.maps is not None and not progress.mapped(job):
         there = progress.maps(job)
+        if there.is_file() and not there.with_name(progress.ASKED).is_file():
+            raise InputError(
+                f"{there}: found maps that somebody made by hand; expected none, or the study's own; move "
+                f"{there.parent} elsewhere and give the same command again"
+            )
         if there.is_file():  # made otherwise; a map that was begun is taken or left by its settings
             shutil.rmtree(there.parent)
+        # Before they are made: killed in between, they are still known as the study's own.
+        there.parent.mkdir(exist_ok=True)
+        journal.write_json(there.with_name(progress.ASKED), dict(job.maps))
         settings, others = maps.keywords(job.maps)
         with _named("maps"):
             occlusion.occlusion(job.folder, settings, out=there.parent, **others)
-        journal.write_json(there.with_name(progress.ASKED), dict(job.maps))
 
 
 @contextmanager

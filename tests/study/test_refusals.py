@@ -187,8 +187,7 @@ def test_maps_are_made_anew_where_they_are_of_other_settings(tmp_path, monkeypat
 
     def explain(workdir, settings, *, out, **others):
         asked.append((workdir, settings.patch, others))
-        assert not out.exists()
-        out.mkdir()
+        assert [p.name for p in out.iterdir()] == [progress.ASKED]
         journal.write_json(out / "occlusion.json", {})
 
     monkeypatch.setattr(work.loop, "train", lambda config, workdir: None)
@@ -201,6 +200,17 @@ def test_maps_are_made_anew_where_they_are_of_other_settings(tmp_path, monkeypat
     work._run(again, work.Means())
     assert asked[1:] == [(job.folder, (5,), {"scans": 2})]
     assert not (folder / "untrained-all.png").exists()
+
+
+def test_maps_that_somebody_made_by_hand_are_not_deleted(tmp_path, monkeypatch):
+    job = first_run(small(sheets={"f": Sheet(title="Maps", kind="maps", tasks=("ad",))}, maps={"patch": 4}), tmp_path)
+    write_run(job)
+    progress.maps(job).parent.mkdir()
+    journal.write_json(progress.maps(job), {"patch": [3, 3, 3]})
+    monkeypatch.setattr(work.loop, "train", lambda config, workdir: None)
+    with pytest.raises(InputError, match=r"occlusion-ad/occlusion\.json: found maps that somebody made by hand"):
+        work._run(job, work.Means())
+    assert json.loads(progress.maps(job).read_text()) == {"patch": [3, 3, 3]}
 
 
 def test_what_fails_after_the_test_says_what_it_was(tmp_path, monkeypatch):
