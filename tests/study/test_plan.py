@@ -62,8 +62,8 @@ def test_the_papers_study_by_hand():
 
 
 def test_the_synthetic_studies_by_hand():
-    # 12 rows of AD at both fractions, 6 of age and of PD, 3 without each of three sites; two seeds.
-    assert kinds(jobs("study_embedded")) == {"Data": 4, "Training": 6, "Run": 2 * (12 + 12 + 6 + 6 + 3 * 3)}
+    # 12 rows of AD at both fractions, 6 of age and of PD, 2 without each of three sites; two seeds.
+    assert kinds(jobs("study_embedded")) == {"Data": 4, "Training": 6, "Run": 2 * (12 + 12 + 6 + 6 + 2 * 3)}
     # 3 rows of AD at both fractions, 2 of age, 1 without each of two sites.
     assert kinds(jobs("study_tiny")) == {"Data": 3, "Training": 1, "Run": 2 * (3 + 3 + 2 + 2)}
 
