@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import math
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,13 @@ def load(path: str) -> Any:
     file = locate(path)
     try:
         return _load(file)
-    except (SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{file}: {_message(e)}; expected a Python file whose get_config() returns a config") from e
+    except InputError as e:  # of what it builds: a study, a search
+        raise InputError(f"{_place(file, e)}: {e}") from e
+    except Exception as e:  # a file is a program, which may raise anything
+        raise InputError(
+            f"{_place(file, e)}: {type(e).__name__}: {_message(e) or 'no message'}; expected a Python file whose "
+            "get_config() returns a config"
+        ) from e
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -200,6 +206,14 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _place(file: Path, error: BaseException) -> str:
+    """Return a file and, where it is known, the line of it that an error came through last."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno)
+    return f"{file}:{lines[-1]}" if lines and lines[-1] else str(file)
 
 
 def _message(error: BaseException) -> str:

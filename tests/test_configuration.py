@@ -66,11 +66,26 @@ def test_a_key_or_number_mistyped_is_told_in_the_words_typed(overrides, told):
     assert str(error.value) == told
 
 
-@pytest.mark.parametrize("text", ["def get_config(:", "import no_such_module\n", "x = y\n", "get_config = 3\n"])
-def test_a_file_that_is_no_config_is_told(tmp_path, text):
-    (tmp_path / "c.py").write_text(text)
-    with pytest.raises(InputError, match=r"c\.py: .*expected a Python file"):
-        configuration.read(str(tmp_path / "c.py"))
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("\ndef get_config(:", ":2: SyntaxError: invalid syntax"),
+        ("import no_such_module\n", ":1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = y\n", ":1: NameError: name 'y' is not defined"),
+        ("get_config = 3\n", ": TypeError: 'int' object is not callable"),
+        (
+            "def get_config():\n    return half(0)\ndef half(n):\n    return 1 / n\n",
+            ":4: ZeroDivisionError: division by zero",
+        ),
+        ("def get_config():\n    raise RuntimeError\n", ":2: RuntimeError: no message"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_with_its_line(tmp_path, text, told):
+    file = tmp_path / "c.py"
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        configuration.read(str(file))
+    assert str(error.value) == f"{file}{told}; expected a Python file whose get_config() returns a config"
 
 
 def test_a_copy_of_a_config_elsewhere_still_finds_its_defaults(tmp_path):

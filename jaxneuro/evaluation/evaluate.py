@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import time
@@ -15,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxneuro import augment, manifest, records, splits, terminal
+from jaxneuro import augment, manifest, records, splits, terminal, whole
 from jaxneuro.data import open_reader
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import details, estimates, metrics
@@ -144,7 +143,7 @@ def evaluate(
             chosen_task,
             {f: (of.scans(f), target[f], v) for f, (of, v) in found.items()},
         )
-        journal.write_json(out / "metrics.json", result)
+        whole.write_json(out / "metrics.json", result)
         terminal.say(f"{out}: predictions.csv, metrics.json")
     return result
 
@@ -188,16 +187,15 @@ def write_predictions(path: Path, task: Task, folds: dict[str, tuple[list[Scan],
     probabilities = [f"probability_{c}" for c in task.classes] if task.kind == "multiclass" else []
     described = [c for c in manifest.COLUMNS if c not in ("path", "label")]
     columns = ["fold", *described, "target", "prediction", *probabilities]
-    with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(columns)
-        for fold, (scans, labels, values) in folds.items():
-            for scan, target, value in zip(scans, labels, values, strict=True):
-                row = [getattr(scan, c) for c in described]
-                row[described.index("session")] = manifest.without_view(scan.session)
-                guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
-                label = float(target) if task.kind == "regression" else int(target)
-                writer.writerow([fold, *(_cell(v) for v in row), _cell(label), *map(_cell, guess)])
+    rows = []
+    for fold, (scans, labels, values) in folds.items():
+        for scan, target, value in zip(scans, labels, values, strict=True):
+            row = [getattr(scan, c) for c in described]
+            row[described.index("session")] = manifest.without_view(scan.session)
+            guess = [int(value.argmax()), *map(float, value)] if probabilities else [float(value[0])]
+            label = float(target) if task.kind == "regression" else int(target)
+            rows.append([fold, *(_cell(v) for v in row), _cell(label), *map(_cell, guess)])
+    whole.write_csv(path, columns, rows)
 
 
 def how_to_read(config: ml_collections.FrozenConfigDict, mesh: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ import jax
 import nibabel as nib
 import numpy as np
 
-from jaxneuro import interop, terminal
+from jaxneuro import interop, terminal, whole
 from jaxneuro.data import open_reader
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
@@ -203,7 +203,7 @@ def occlusion(
         if regions is not None:
             rows_of = list(scores.regions(means["trained"], brain_of["all"], regions, names, there.voxel_mm))
             scores.write_regions(out / "regions.csv", rows_of)
-        journal.write_json(out / f"{settings.method}.json", result)
+        whole.write_json(out / f"{settings.method}.json", result)
         kept.forget(out)
     terminal.say(
         f"{out}: {settings.method}.json, maps of {', '.join(groups)}"

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from jaxneuro import augment, data, interop, models, records, splits, terminal
+from jaxneuro import augment, data, interop, models, records, splits, terminal, whole
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import evaluate
 from jaxneuro.interop import folder, tables
@@ -121,7 +121,7 @@ def probe(
     if jax.process_index() == 0:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        journal.write_json(out / "probe.json", result)
+        whole.write_json(out / "probe.json", result)
         if features:
             _save(Path(features), parts, found["trained"])
         terminal.say(f"{out}: probe.json" + (f"; features: {features}" if features else ""))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxneuro import models, records
+from jaxneuro import models, records, whole
 from jaxneuro.errors import InputError
 from jaxneuro.interop import files, folder, weights
 from jaxneuro.interop.adapt import Adaptation
@@ -84,9 +83,9 @@ def convert(
 
 def write_report(path: Path, rows: Sequence[Row]) -> None:
     """Write one row a tensor or leaf."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["tensor", "its_shape", "leaf", "its_shape_here", "what", "how"])
-        for r in rows:
-            shapes = [" x ".join(map(str, s)) for s in (r.their_shape, r.our_shape)]
-            writer.writerow([r.theirs, shapes[0], r.ours, shapes[1], r.what, r.how])
+    shapes = [[" x ".join(map(str, s)) for s in (r.their_shape, r.our_shape)] for r in rows]
+    whole.write_csv(
+        path,
+        ["tensor", "its_shape", "leaf", "its_shape_here", "what", "how"],
+        [[r.theirs, theirs, r.ours, ours, r.what, r.how] for r, (theirs, ours) in zip(rows, shapes, strict=True)],
+    )

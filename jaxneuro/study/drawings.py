@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxneuro import whole
 from jaxneuro.study import plan, report
 from jaxneuro.study.figures import ages, bars, curves, learning, spider, style
 from jaxneuro.study.figures.panels import Slice
@@ -57,8 +58,9 @@ def write(study: Study, out: Path, results: Mapping[str, Result], found: Mapping
             plot.figure.set_layout_engine("none")  # all has its place by now
             pdf = style.to_pdf(plot.figure)
         files = tuple(out / FOLDER / f"{name}.{kind}" for kind in ("svg", "pdf"))
-        for path, content in zip(files, (f"{svg}\n".encode(), pdf), strict=True):
-            _replace(path, content)
+        (out / FOLDER).mkdir(parents=True, exist_ok=True)
+        whole.write(files[0], f"{svg}\n")
+        whole.write(files[1], pdf)
         pictures.append(Picture(sheet, name, svg, caption, files))
     return pictures
 
@@ -153,10 +155,3 @@ def _learning(study: Study, out: Path, column: Column, part: Slice) -> Plot | No
 def _safe(name: str) -> str:
     """Return a name of letters, digits and hyphens, for a file and an id."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

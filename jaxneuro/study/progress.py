@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jaxneuro import lock, records
+from jaxneuro import lock, records, whole
 from jaxneuro.errors import InputError
 from jaxneuro.manifest import read as read_manifest
 from jaxneuro.prepare import cohort, recipes
@@ -59,7 +59,7 @@ class Board:
             **({} if known else {"traceback": traceback.format_exception(error)}),
         }
         self.folder(job).mkdir(parents=True, exist_ok=True)
-        journal.write_json(self.folder(job) / "failure.json", told)
+        whole.write_json(self.folder(job) / "failure.json", told)
         return told["error"]
 
     def forget(self, job: Job) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jaxneuro import pages
+from jaxneuro import pages, whole
 from jaxneuro.study import drawings, facts, gather, plan, progress, results, sections
 from jaxneuro.study.facts import Facts
 from jaxneuro.study.sections import Section
@@ -49,7 +49,7 @@ def write(study: Study, out: Path, source: str = "") -> list[Table]:
     results.write_numbers(folder, sheets)
     for part in parts:
         for name, table in named(part).items():
-            results.write_csv(folder / f"{name}.csv", table.columns, table.rows)
+            whole.write_csv(folder / f"{name}.csv", table.columns, table.rows)
     command = f"jaxneuro study --config {source or 'FILE'} --out {out}"
     page = {
         "title": study.title,
@@ -60,8 +60,8 @@ def write(study: Study, out: Path, source: str = "") -> list[Table]:
         "sections": [_for_page(part) for part in parts],
         "declared": json.dumps(dataclasses.asdict(study), indent=1, ensure_ascii=False, default=str),
     }
-    _replace(out / "report.html", pages.render(TEMPLATE, **page))
-    _replace(out / "report.md", markdown(known, parts, command))
+    whole.write(out / "report.html", pages.render(TEMPLATE, **page))
+    whole.write(out / "report.md", markdown(known, parts, command))
     return [table for part in parts if part.key in study.sheets for table in part.tables]
 
 
@@ -111,9 +111,3 @@ def _titled(part: Section) -> list[Table]:
 def _date(known: Facts) -> str:
     ended = [one.ended for told in known.spent.values() for one in told]
     return f"{max(ended)[:10]}" if ended else "date not recorded"
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxneuro import configuration
+from jaxneuro import configuration, whole
 from jaxneuro.study import compare, plan, published, tables
 from jaxneuro.study.compare import Compared, Estimate, Pair
 from jaxneuro.study.gather import TEST, UNTRAINED, Found, Key
@@ -185,9 +184,9 @@ def write_numbers(folder: Path, sheets: Mapping[str, Result]) -> None:
         for (a, b, metric), told in of.compared.items()
     ]
     of_what = ("sheet", "row", "task", "fraction", "set", "metric")
-    write_csv(folder / "values.csv", (*of_what, "mean", "sd", "seeds", "low", "high"), values)
+    whole.write_csv(folder / "values.csv", (*of_what, "mean", "sd", "seeds", "low", "high"), values)
     against = ("sheet", "row", "scratch", *of_what[2:], "difference", "low", "high", "p", "holm", "verdict")
-    write_csv(folder / "comparisons.csv", against, compared)
+    whole.write_csv(folder / "comparisons.csv", against, compared)
 
 
 def published_number(study: Study, row: Row, column: Column) -> published.Number | None:
@@ -299,11 +298,3 @@ def _sizes_of_probes(study: Study, of: Result, found: Mapping[Key, Found]) -> li
 def _raw(values: Sequence[float]) -> list[str]:
     """Return numbers as CSV keeps them, whole; a missing one is empty."""
     return ["" if math.isnan(value) else repr(float(value)) for value in values]
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table so that the file is either whole or not there."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    partial.replace(path)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxneuro import configuration, records, terminal
+from jaxneuro import configuration, records, terminal, whole
 from jaxneuro.errors import BusyError, InputError, Preempted
 from jaxneuro.study import search_results
 from jaxneuro.study.search_spec import Choice, Search
@@ -53,7 +53,7 @@ def begin(search: Search, out: Path) -> Trials:
         if file.is_file():
             _check(out, asked)
         else:
-            journal.write_json(file, asked)
+            whole.write_json(file, asked)
         return _trials(search, out, asked)
 
 

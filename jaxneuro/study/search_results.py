@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from jaxneuro import whole
 from jaxneuro.study.progress import FAILED, FINISHED, RUNNING
 from jaxneuro.study.tables import Table
 from jaxneuro.study.trials import PRUNED, STOPPED, Trials, best, values
-from jaxneuro.training import journal
 
 TRIALS, BEST = "trials.csv", "best.json"
 SHOWN = 10
@@ -23,8 +22,8 @@ OPTIMISTIC = (
 
 def ranking(trials: Trials) -> list[FrozenTrial]:
     """Return the trials that came to their end, the best first."""
-    whole = [t for t in trials.all() if t.state == TrialState.COMPLETE]
-    return sorted(whole, key=lambda t: t.value or 0.0, reverse=trials.mode == "max")
+    ended = [t for t in trials.all() if t.state == TrialState.COMPLETE]
+    return sorted(ended, key=lambda t: t.value or 0.0, reverse=trials.mode == "max")
 
 
 def write(trials: Trials, out: Path) -> None:
@@ -34,28 +33,25 @@ def write(trials: Trials, out: Path) -> None:
     validated, seconds of training, the value of each key, and the line that says why it failed. The seconds of a trial
     that was stopped or killed are those up to its last validation.
     """
-    partial = out / f".{TRIALS}.partial"
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        keys = list(trials.search.space)
-        rows.writerow(["trial", "state", trials.metric, "epoch", "epochs", "seconds", *keys, "line"])
-        for trial in trials.all():
-            found, settings = best(trial, trials.mode), values(trial)
-            epoch, value = (str(found[0]), repr(found[1])) if found else ("", "")
-            seconds = trial.user_attrs.get("seconds")
-            rows.writerow(
-                [
-                    trials.job(trial).name, trials.state(trial)[0], value, epoch,
-                    max(trial.intermediate_values, default=""), "" if seconds is None else f"{seconds:.1f}",
-                    *(settings[key] for key in keys), trial.user_attrs.get("line", ""),
-                ]
-            )  # fmt: skip
-    partial.replace(out / TRIALS)
+    keys = list(trials.search.space)
+    rows = []
+    for trial in trials.all():
+        found, settings = best(trial, trials.mode), values(trial)
+        epoch, value = (str(found[0]), repr(found[1])) if found else ("", "")
+        seconds = trial.user_attrs.get("seconds")
+        rows.append(
+            [
+                trials.job(trial).name, trials.state(trial)[0], value, epoch,
+                max(trial.intermediate_values, default=""), "" if seconds is None else f"{seconds:.1f}",
+                *(settings[key] for key in keys), trial.user_attrs.get("line", ""),
+            ]
+        )  # fmt: skip
+    whole.write_csv(out / TRIALS, ["trial", "state", trials.metric, "epoch", "epochs", "seconds", *keys, "line"], rows)
     if not (ranked := ranking(trials)):
         return
     first = ranked[0]
     found = best(first, trials.mode)
-    journal.write_json(
+    whole.write_json(
         out / BEST,
         {
             "trial": trials.job(first).name,

@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 
-from jaxneuro import lock, terminal
+from jaxneuro import lock, terminal, whole
 from jaxneuro.errors import BusyError, InputError, Preempted
 from jaxneuro.evaluation import evaluate, occlusion, probe
 from jaxneuro.prepare import cohort
 from jaxneuro.prepare import run as preparing
 from jaxneuro.study import costs, maps, plan, progress
 from jaxneuro.study.plan import Data, Job, Run, Training
-from jaxneuro.training import journal, loop
+from jaxneuro.training import loop
 
 #: Seconds until a job that waits for another process's is looked at again.
 POLL_S = 10.0
@@ -142,7 +142,7 @@ def _do(
 def _data(job: Any, means: Means) -> None:
     scans = job.folder / "cohort"
     job.folder.mkdir(parents=True, exist_ok=True)
-    journal.write_json(job.folder / progress.ASKED, progress.asked(job.dataset))
+    whole.write_json(job.folder / progress.ASKED, progress.asked(job.dataset))
     if not scans.exists():
         with terminal.progress("making subjects") as live:
             cohort.write_cohort(scans, progress.cohort_spec(job.dataset), workers=means.workers, progress=live)
@@ -177,7 +177,7 @@ def _run(job: Any, means: Means) -> None:
             shutil.rmtree(there.parent)
         # Before they are made: killed in between, they are still known as the study's own.
         there.parent.mkdir(exist_ok=True)
-        journal.write_json(there.with_name(progress.ASKED), dict(job.maps))
+        whole.write_json(there.with_name(progress.ASKED), dict(job.maps))
         settings, others = maps.keywords(job.maps)
         with _named("maps"):
             occlusion.occlusion(job.folder, settings, out=there.parent, **others)

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import image, scalar
 
-from jaxneuro import lock, records
+from jaxneuro import lock, records, whole
 from jaxneuro.errors import InputError
 
 _CONFIG = "config.json"
@@ -46,9 +46,7 @@ class Journal:
     def __init__(self, workdir: str | os.PathLike[str], *, resume_at: int | None = None) -> None:
         path = Path(workdir) / "metrics.jsonl"
         kept = [line for line in _lines(path) if resume_at is not None and _step(line) <= resume_at]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(path)
+        whole.write(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._board = _Board(Path(workdir) / "tensorboard", resume_at or 0)
         self._pictures = Path(workdir) / "pictures"
@@ -124,7 +122,7 @@ def claim(workdir: str | os.PathLike[str], config: dict[str, Any]) -> None:
     """
     check_config(workdir, config)
     Path(workdir).mkdir(parents=True, exist_ok=True)
-    write_json(Path(workdir) / _CONFIG, config)
+    whole.write_json(Path(workdir) / _CONFIG, config)
 
 
 def check_config(
@@ -180,14 +178,6 @@ def check_dataset(workdir: str | os.PathLike[str], card: dict[str, Any]) -> None
             f"{workdir}: was made with another dataset ({', '.join(differ)} differ from its run.json); expected the "
             "same, for targets and folds come from it; choose another --workdir, or test on it with evaluate --data"
         )
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON so that the file is either whole or not there."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxneuro import augment, data, lock, manifest, terminal
+from jaxneuro import augment, data, lock, manifest, terminal, whole
 from jaxneuro.errors import InputError
 from jaxneuro.interop import tables
 from jaxneuro.training import (
@@ -310,7 +310,7 @@ def _write_down(
     if begin:
         start.write(workdir, begin)
     card = parts.dataset.card
-    journal.write_json(
+    whole.write_json(
         workdir / "run.json",
         {
             "dataset": {

@@ -77,8 +77,8 @@ def _plan(args: argparse.Namespace, rest: Sequence[str]) -> None:
         raise InputError(
             f"--{given[0].replace('_', '-')}: found it with a dataset, which knows; expected --input-size with it"
         )
-    from jaxneuro import configuration
-    from jaxneuro.training import devices, journal, plan
+    from jaxneuro import configuration, whole
+    from jaxneuro.training import devices, plan
 
     made = plan.make(
         configuration.read(args.config, rest),
@@ -93,4 +93,4 @@ def _plan(args: argparse.Namespace, rest: Sequence[str]) -> None:
     plan.say(made)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        journal.write_json(args.json, plan.as_json(made))
+        whole.write_json(args.json, plan.as_json(made))

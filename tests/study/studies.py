@@ -3,6 +3,7 @@
 import csv
 import json
 
+from jaxneuro import whole
 from jaxneuro.study import progress
 from jaxneuro.study.plan import Data, Run
 from jaxneuro.study.spec import Dataset, Pretraining, Row, Sheet, Study, Task
@@ -42,12 +43,12 @@ def fake(job):
     """Leave what a job leaves when it is finished."""
     if isinstance(job, Data):
         (job.folder / "shards").mkdir(parents=True)
-        journal.write_json(job.folder / "shards" / "card.json", dict.fromkeys(journal.SEALS, "a"))
+        whole.write_json(job.folder / "shards" / "card.json", dict.fromkeys(journal.SEALS, "a"))
     elif isinstance(job, Run):
         write_config(job)
         for folder, _ in progress.evaluations(job).values():
             folder.mkdir()
-            journal.write_json(folder / "metrics.json", {"of": job.name, "data": {}, "interval": {}})
+            whole.write_json(folder / "metrics.json", {"of": job.name, "data": {}, "interval": {}})
         if job.probed:
             write_probe(job, [1, 1], 0.5, 0.5)
     else:
@@ -58,7 +59,7 @@ def fake(job):
 def write_config(job):
     """Write the config of a run into its folder, as training does."""
     job.folder.mkdir(parents=True)
-    journal.write_json(job.folder / "config.json", job.wanted().to_dict())
+    whole.write_json(job.folder / "config.json", job.wanted().to_dict())
 
 
 def write_probe(job, counts, trained, untrained):

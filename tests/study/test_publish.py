@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from jaxneuro import whole
 from jaxneuro.errors import InputError
 from jaxneuro.study import checklist, costs, gather, maps, plan, progress, publish
 from jaxneuro.study.spec import Dataset, Row, Sheet, Study, Task
-from jaxneuro.training import journal
 from tests import browser
 from tests.conftest import CONFIGS
 from tests.study.studies import TINY, small, write_tested
@@ -36,7 +36,7 @@ def write_by_hand(tmp_path):
     board.fail(jobs[plan.run_name("age", "sex", 1.0, 1)], OSError("no <space> left"))
     costs.add(board.folder(jobs[plan.run_name("ad", "sex", 1.0, 0)]), 90.0, [SimpleNamespace(device_kind="cpu")])
     for name in ("ad", "age"):
-        journal.write_json(
+        whole.write_json(
             jobs[plan.run_name(name, "scratch", 1.0, 0)].folder / "run.json",
             {
                 "versions": {"jaxneuro": "0.1.0", "jax": "1.2.3"}, "parameters": 12_345, "devices": "1 x cpu",
@@ -172,9 +172,9 @@ def test_maps_are_scored_and_shown(tmp_path):
             "patch": [4, 4, 4], "stride": [2, 2, 2], "data": {"synthetic": True},
         }  # fmt: skip
         progress.maps(job).parent.mkdir()
-        journal.write_json(progress.maps(job), told)
+        whole.write_json(progress.maps(job), told)
         assert not progress.finished(job)
-        journal.write_json(progress.maps(job).with_name(progress.ASKED), job.maps)
+        whole.write_json(progress.maps(job).with_name(progress.ASKED), job.maps)
         Image.new("RGB", (30, 10), "red").save(progress.maps(job).parent / "all.png")
         assert progress.finished(job)
     page = page_of(study, tmp_path)

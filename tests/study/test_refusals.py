@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxneuro import cli, records
+from jaxneuro import cli, records, whole
 from jaxneuro.errors import InputError
 from jaxneuro.study import declared, maps, plan, progress, publish, sections, work
 from jaxneuro.study.spec import Dataset, Sheet
@@ -29,11 +29,11 @@ def write_run(job, *, resamples=2000):
         card = (shards or job.data) / "card.json"
         card.parent.mkdir(parents=True, exist_ok=True)
         if not card.is_file():
-            journal.write_json(card, {"name": str(name)} | dict.fromkeys(journal.SEALS, "a"))
+            whole.write_json(card, {"name": str(name)} | dict.fromkeys(journal.SEALS, "a"))
         told = json.loads((folder / "metrics.json").read_text())
         told["data"]["card_sha256"] = records.file_sha256(card)
         told["interval"]["resamples"] = resamples
-        journal.write_json(folder / "metrics.json", told)
+        whole.write_json(folder / "metrics.json", told)
 
 
 def test_a_test_of_another_dataset_is_refused(tmp_path):
@@ -41,7 +41,7 @@ def test_a_test_of_another_dataset_is_refused(tmp_path):
     write_run(job)
     progress.check(job)
     other = tmp_path / "data" / "outside" / "shards" / "card.json"
-    journal.write_json(other, {"name": "made anew"} | dict.fromkeys(journal.SEALS, "b"))
+    whole.write_json(other, {"name": "made anew"} | dict.fromkeys(journal.SEALS, "b"))
     with pytest.raises(
         InputError, match=r"evaluation-outside/metrics\.json: tested another dataset than .*outside/shard"
     ):
@@ -74,9 +74,9 @@ def test_maps_that_were_made_otherwise_are_not_those_that_are_asked_for(tmp_path
     sheets = {"figure4": Sheet(title="Maps", kind="maps", tasks=("ad",))}
     job = first_run(small(sheets=sheets, maps={"patch": 4}), tmp_path)
     progress.maps(job).parent.mkdir(parents=True)
-    journal.write_json(progress.maps(job), {})
+    whole.write_json(progress.maps(job), {})
     assert not progress.mapped(job)
-    journal.write_json(progress.maps(job).with_name(progress.ASKED), job.maps)
+    whole.write_json(progress.maps(job).with_name(progress.ASKED), job.maps)
     assert progress.mapped(job)
     assert not progress.mapped(first_run(small(sheets=sheets, maps={"patch": 5}), tmp_path))
 
@@ -161,7 +161,7 @@ def test_results_that_contradict_each_other_are_named(tmp_path, damage, told):
 def cut(path, change):
     told = json.loads(path.read_text())
     change(told)
-    journal.write_json(path, told)
+    whole.write_json(path, told)
 
 
 def test_every_table_has_a_file_of_its_own():
@@ -188,7 +188,7 @@ def test_maps_are_made_anew_where_they_are_of_other_settings(tmp_path, monkeypat
     def explain(workdir, settings, *, out, **others):
         asked.append((workdir, settings.patch, others))
         assert [p.name for p in out.iterdir()] == [progress.ASKED]
-        journal.write_json(out / "occlusion.json", {})
+        whole.write_json(out / "occlusion.json", {})
 
     monkeypatch.setattr(work.loop, "train", lambda config, workdir: None)
     monkeypatch.setattr(work.occlusion, "occlusion", explain)
@@ -206,7 +206,7 @@ def test_maps_that_somebody_made_by_hand_are_not_deleted(tmp_path, monkeypatch):
     job = first_run(small(sheets={"f": Sheet(title="Maps", kind="maps", tasks=("ad",))}, maps={"patch": 4}), tmp_path)
     write_run(job)
     progress.maps(job).parent.mkdir()
-    journal.write_json(progress.maps(job), {"patch": [3, 3, 3]})
+    whole.write_json(progress.maps(job), {"patch": [3, 3, 3]})
     monkeypatch.setattr(work.loop, "train", lambda config, workdir: None)
     with pytest.raises(InputError, match=r"occlusion-ad/occlusion\.json: found maps that somebody made by hand"):
         work._run(job, work.Means())

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from jaxneuro import cli
+from jaxneuro import cli, whole
 from jaxneuro.errors import InputError
 from jaxneuro.evaluation import comparisons
 from jaxneuro.study import compare, declared, gather, plan, progress, results
@@ -166,7 +166,7 @@ def test_the_table_of_one_task_with_the_papers_row_beneath(out):
     )  # fmt: skip
     assert sex[:2] == ("Net", "Sex")
     assert sheet.notes == ("People: ROC AUC: 5 scans.", "Outside (0-shot): ROC AUC: 40 scans.")
-    results.write_csv(out / "table2.csv", sheet.columns, sheet.rows)
+    whole.write_csv(out / "table2.csv", sheet.columns, sheet.rows)
     with open(out / "table2.csv", newline="") as file:
         assert [tuple(row) for row in csv.reader(file)] == [sheet.columns, *sheet.rows]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage, stats
 
+from jaxneuro import whole
 from jaxneuro.evaluation.maps import hiding
 
 
@@ -147,7 +147,4 @@ def regions(
 
 def write_regions(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of `regions` as CSV."""
-    with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    whole.write_csv(path, list(rows[0]), [list(row.values()) for row in rows])
