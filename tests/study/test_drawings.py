@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from jaxneuro.study import compare, drawings, plan, results
+from jaxneuro.study.compare import Estimate
 from jaxneuro.study.figures import ages, bands, curves, panels, spider, style
 from jaxneuro.study.gather import Found, Key
 from jaxneuro.study.plan import Run
@@ -148,6 +149,35 @@ def test_ranges_have_round_ends_that_hold_the_values(values, lower_is_better, ex
     found = spider.axis_range(values, lower_is_better=lower_is_better, highest=highest)
     assert found == pytest.approx(expected)
     assert all(0 <= found.of(value) <= 1 for value in values)
+
+
+@pytest.mark.parametrize("count", range(3, 11))
+def test_no_label_of_a_spider_lies_on_another_or_on_the_circle(count):
+    row = Row(name="r", backbone="Net", initial="Scratch", overrides=TINY)
+    titles = ("AD classification, Outside (0-shot)", "Brain age, Patients", "PD")
+    parts = [
+        panels.Slice(
+            titles[i % 3],
+            "roc_auc",
+            "ROC AUC",
+            (row,),
+            {"r": binary(0, 1.0)},
+            {"r": Estimate(0.5 + i / 50, 0.1, 2, 0.4, 0.9)},
+        )
+        for i in range(count)
+    ]
+    with style.page_style(**style.SMALL):
+        figure = spider.spider(parts, [row], [False] * count).figure
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts if text.get_text()]
+    assert len(boxes) == count
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    circle = figure.axes[0].get_window_extent()
+    middle, radius = np.array([circle.x0 + circle.x1, circle.y0 + circle.y1]) / 2, circle.width / 2
+    nearest = [np.clip(middle, box.min, box.max) for box in boxes]
+    assert min(np.linalg.norm(at - middle) for at in nearest) > radius
 
 
 def test_many_rows_have_a_panel_a_backbone_and_a_missing_one_a_gap(tmp_path):
@@ -365,11 +395,21 @@ def test_files_are_vectors_and_the_same_bytes_each_time(plots):
 LONG = "A backbone of an uncommonly long name and more"
 
 
-@pytest.mark.parametrize("backbones", [("Net",), (LONG, "B", "C"), ("A", "B", "C", "D", "E")])
-def test_nothing_leaves_the_canvas_and_no_text_is_small(backbones, tmp_path):
+FEW = ("Scratch", "Kinetics-400 + supervised", "UKB + masked image")
+MANY = (
+    "Scratch", "Healthy + supervised", "Healthy + masked image", "One scanner + supervised", "Healthy + contrastive",
+    "Patients + contrastive", "One scanner + contrastive",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("backbones", "starts"),
+    [(("Net",), FEW), ((LONG, "B", "C"), FEW), (("A", "B", "C", "D", "E"), FEW), (("Net", "B"), MANY)],
+)
+def test_nothing_leaves_the_canvas_and_no_text_is_small(backbones, starts, tmp_path):
     rows = tuple(
         Row(name=f"r{b}-{i}", backbone=backbone, initial=i, pretraining="" if i == "Scratch" else "sex", overrides=TINY)
-        for b, backbone in enumerate(backbones) for i in ("Scratch", "Kinetics-400 + supervised", "UKB + masked image")
+        for b, backbone in enumerate(backbones) for i in starts
     )  # fmt: skip
     base = fractions()
     study = small(rows=rows, fractions=base.fractions, sheets={**small().sheets, **base.sheets})

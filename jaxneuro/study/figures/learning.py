@@ -119,7 +119,7 @@ def of_rows(title: str, metric: str, rows: Sequence[Row], logs: Mapping[str, Seq
                         markeredgewidth=0.7,
                         **look[row.name],
                     )
-                    handles.setdefault(panels.wrapped(panels.start(row, rows), 26), line)
+                    handles.setdefault(panels.wrapped(panels.start(row, rows), 22), line)
                 last = ", ".join(f"{values[-1]:.3g}" for _, values in logs[row.name])
                 said.append(f"{panels.name(row, rows)}: at the end {last}")
             panel.set_title(panels.wrapped(backbone, 56 // columns), fontweight="bold")
@@ -130,7 +130,9 @@ def of_rows(title: str, metric: str, rows: Sequence[Row], logs: Mapping[str, Seq
             panel.set_ylim(min(ends), max(ends))
             if i % columns == 0:
                 panel.set_ylabel(metric)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, handlelength=3)
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=2, handlelength=3, columnspacing=1.2
+        )
     counts = sorted({len(of) for of in logs.values()})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return Plot(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -23,7 +24,26 @@ FEWEST = 3
 #: More rows than this have a panel a backbone.
 MOST_ROWS = 4
 _RIM = 1.12  # where labels begin, in radii
-_ACROSS, _LINE, _SIDE = 1.22, 0.115, 15  # inches of the circle and of a line of its labels; characters beside it
+_ACROSS, _APART, _SIDE = 1.22, 0.03, 15  # inches of the circle and around labels; characters of a line beside it
+
+
+class _Box(NamedTuple):
+    """Where a label is, in inches from the centre of its circle."""
+
+    left: float
+    foot: float
+    right: float
+    top: float
+
+    def meets(self, other: _Box) -> bool:
+        """Tell whether two labels come nearer to each other than labels may."""
+        across = min(self.right, other.right) - max(self.left, other.left)
+        along = min(self.top, other.top) - max(self.foot, other.foot)
+        return across > -_APART and along > -_APART / 2
+
+    def from_centre(self) -> float:
+        """Return how far its nearest point is from the centre."""
+        return math.hypot(max(self.left, -self.right, 0.0), max(self.foot, -self.top, 0.0))
 
 
 class Range(NamedTuple):
@@ -138,8 +158,7 @@ def _spokes(axes: Axes, slices: Sequence[Slice], ranges: Sequence[Range]) -> tup
     for angle, part, of in zip(angles, slices, ranges, strict=True):
         side, up = math.sin(angle), math.cos(angle)
         across = "center" if abs(side) < 0.1 else "left" if side > 0 else "right"
-        # Away from the labels above and below, which are lines high.
-        along = "bottom" if up > 0.3 else "top" if up < -0.3 else "center"
+        along = "bottom" if up > 0.6 else "top" if up < -0.6 else "center"
         title = panels.wrapped(part.title, 40 if across == "center" else _SIDE)
         text = f"{title}\n{panels.wrapped(part.metric, _SIDE)}\n{of}"
         labels.append(axes.text(angle, _RIM, text, ha=across, va=along, linespacing=1.05))
@@ -157,10 +176,10 @@ def _place(
 
     Constrained layout, which all other figures have, knows nothing of labels around a circle.
     """
-    reach = [_reach(label) for _, labels in drawn for label in labels]
-    upper = max(top for top, _ in reach) - _ACROSS / 2 + 0.06 + (0.17 if any(names) else 0.0)
-    lower = -min(foot for _, foot in reach) - _ACROSS / 2 + 0.06
-    several = columns * style.COLUMN > 5 or max(len(line) for name in handles for line in name.split("\n")) <= 26
+    boxes = [box for _, labels in drawn for box in _clear(figure, labels)]
+    upper = max(0.0, *(box.top - _ACROSS / 2 for box in boxes)) + 0.06 + (0.17 if any(names) else 0.0)
+    lower = max(0.0, *(-box.foot - _ACROSS / 2 for box in boxes)) + 0.06
+    several = columns * style.COLUMN > 5 or max(len(line) for name in handles for line in name.split("\n")) <= 24
     beside = 2 * columns if several else columns
     legend = 0.1 + sum(
         max(name.count("\n") + 1 for name in list(handles)[i : i + beside]) * 0.14
@@ -182,12 +201,29 @@ def _place(
     )  # fmt: skip
 
 
-def _reach(label: Text) -> tuple[float, float]:
-    """Return how far the top and the foot of a label at a spoke lie above the centre, in inches."""
-    high = (label.get_text().count("\n") + 1) * _LINE
-    y = math.cos(label.get_position()[0]) * _RIM * _ACROSS / 2
+def _clear(figure: Figure, labels: Sequence[Text]) -> list[_Box]:
+    """Move labels outward along their spokes until none meets the circle or another; returns where they are.
+
+    Those beside the circle come first: the ones above and below it have the room to give way.
+    """
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes: list[_Box] = []
+    for label in sorted(labels, key=lambda label: abs(math.cos(label.get_position()[0]))):
+        extent = label.get_window_extent(renderer)
+        wide, high = extent.width / figure.dpi, extent.height / figure.dpi
+        while (box := _box(label, wide, high)).from_centre() < _ACROSS / 2 + _APART or any(map(box.meets, boxes)):
+            angle, radius = label.get_position()
+            label.set_position((angle, radius + 0.04))
+        boxes.append(box)
+    return boxes
+
+
+def _box(label: Text, wide: float, high: float) -> _Box:
+    angle, radius = label.get_position()
+    x, y = (of(angle) * radius * _ACROSS / 2 for of in (math.sin, math.cos))
+    left = {"left": x, "right": x - wide, "center": x - wide / 2}[label.get_horizontalalignment()]
     foot = {"bottom": y, "top": y - high, "center": y - high / 2}[label.get_verticalalignment()]
-    return max(foot + high, _ACROSS / 2), min(foot, -_ACROSS / 2)
+    return _Box(left, foot, left + wide, foot + high)
 
 
 def dots(slices: Sequence[Slice], rows: Sequence[Row], lower_is_better: Sequence[bool]) -> Plot:
