@@ -4,8 +4,8 @@
 
 Healthy people of three sites to pre-train on (and a cohort of one scanner alone, in the place of the paper's synthetic
 MRI), others with Alzheimer's and Parkinson's disease to fine-tune on, and people of a fourth site to test on without
-training. Networks are the paper's, smaller, on 40 voxels a side. An hour and more on two cores: docs/embedded.md
-has its tables. Nothing about patients follows from its numbers.
+training. Networks are the paper's, smaller, on 40 voxels a side. An hour by two processes, a core each:
+docs/embedded.md has its tables. Nothing about patients follows from its numbers.
 """
 
 from jaxneuro.study.spec import Dataset, Pretraining, Row, Sheet, Study, Task

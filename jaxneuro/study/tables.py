@@ -246,7 +246,8 @@ def maps(result: Mapping[str, Any]) -> Table:
     notes = (
         "Share of the map's positive values that lie in the region, and AUC of its values;",
         "|.|: of absolute values; mm from the map's peak to the region;",
-        f"hits: share of scans whose peak is in the region or within {result['tolerance_mm']:g} mm.",
+        "hits: share of a scan's peak, the voxels that have its largest value, in the region or within "
+        f"{result['tolerance_mm']:g} mm.",
         "Chance: of random maps; of hits, that of a peak anywhere in the brain.",
     )
     columns = ("Group", "Scans", "Network", "Share", "AUC", "|Share|", "|AUC|", "mm", "Hits")
