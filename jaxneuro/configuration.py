@@ -65,7 +65,7 @@ def load(path: str) -> Any:
         return _load(file)
     except InputError as e:  # of what it builds: a study, a search
         raise InputError(f"{_place(file, e)}: {e}") from e
-    except Exception as e:  # a file is a program, which may raise anything
+    except (Exception, SystemExit) as e:  # a file is a program, which may raise anything
         raise InputError(
             f"{_place(file, e)}: {type(e).__name__}: {_message(e) or 'no message'}; expected a Python file whose "
             "get_config() returns a config"
@@ -209,16 +209,22 @@ def _literal(text: str) -> Any:
 
 
 def _place(file: Path, error: BaseException) -> str:
-    """Return a file and, where it is known, the line of it that an error came through last."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        lines.append(error.lineno)
-    return f"{file}:{lines[-1]}" if lines and lines[-1] else str(file)
+    """Return a file and, where it is known, the line of it or of a neighbour that an error came through last."""
+    came = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        came.append((error.filename, error.lineno))
+    folder = file.resolve().parent
+    near = [(Path(name), line) for name, line in came if line and Path(name).resolve().parent == folder]
+    if not near or not near[-1][0].is_file():
+        return str(file)
+    name, line = near[-1]
+    return f"{file}:{line}" if name.resolve() == file.resolve() else f"{file}: {name.name}:{line}"
 
 
 def _message(error: BaseException) -> str:
     """Return an error's text on one line, without the quotes and escapes that wrapping one error in another gave it."""
-    text = str(error.args[0] if error.args else error)
+    # An error of syntax has the place in its text, too, which `_place` says.
+    text = error.msg if isinstance(error, SyntaxError) else str(error.args[0] if len(error.args) == 1 else error)
     while isinstance(inner := _literal(text), str) and inner != text:
         text = inner
     found = "no key " if isinstance(error, AttributeError | KeyError) and text.isidentifier() else ""

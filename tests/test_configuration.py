@@ -78,11 +78,15 @@ def test_a_key_or_number_mistyped_is_told_in_the_words_typed(overrides, told):
             ":4: ZeroDivisionError: division by zero",
         ),
         ("def get_config():\n    raise RuntimeError\n", ":2: RuntimeError: no message"),
+        ("import sys\nsys.exit(0)\n", ":2: SystemExit: 0"),
+        ("raise OSError(28, 'no space')\n", ":1: OSError: [Errno 28] no space"),
+        ("\nimport neighbour_of_c\n", ": neighbour_of_c.py:2: SyntaxError: '(' was never closed"),
     ],
 )
 def test_a_file_that_is_no_config_is_told_with_its_line(tmp_path, text, told):
     file = tmp_path / "c.py"
     file.write_text(text)
+    (tmp_path / "neighbour_of_c.py").write_text("x = 1\ny = (\n")
     with pytest.raises(InputError) as error:
         configuration.read(str(file))
     assert str(error.value) == f"{file}{told}; expected a Python file whose get_config() returns a config"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxneuro.manifest import MISSING, Scan
@@ -48,11 +48,12 @@ def known(facts: Facts) -> dict[str, str]:
             for n, d in facts.datasets.items()
         ),
         "10": "Every scan that is there; no sample size was calculated. The intervals say what it allows.",
-        "11": f"Scans without a label are left out of a task: {_excluded(runs, facts)}. Nothing was imputed.",
+        "11": f"Scans that a task is not about or that have no label of it are left out (reasons: 'Data and folds'): "
+        f"{_excluded(runs, facts)}. Nothing was imputed.",
         "12a": "Subjects, not scans, were divided into training, validation and test once for all tasks; smaller "
         f"shares of the training subjects are part of larger ones: {_listed(f'{f:.0%}' for f in _fractions(runs))}",
         "12b": f"Half floats, normalised on the device: {_listed({c.data.normalise for c in configs})} Views in "
-        f"training: {_listed({v for c in configs for v in c.augment})}",
+        f"training: {_listed({v for c in configs for v in _views(c.augment)})}",
         "12c": f"Networks: {_listed({c.model.name for c in configs})} Optimisers: "
         f"{_listed({c.optimizer.name for c in configs})} Seeds: {_listed(map(str, study.seeds))} The weights of each "
         "run are those with the best validation metric; every setting is in its config.json.",
@@ -93,6 +94,11 @@ def _listed(names: Iterable[str]) -> str:
 def _sites(scans: Iterable[Scan]) -> str:
     names = {s.site for s in scans} - {MISSING}
     return f"{len(names):,} sites" if names else "sites not stated"
+
+
+def _views(augment: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the views that change a scan at all."""
+    return [name for name, given in augment.items() if given.get("probability", 1) and given.get("voxels", 1)]
 
 
 def _excluded(runs: list[Run], facts: Facts) -> str:

@@ -24,7 +24,10 @@ from jaxneuro.study.tables import Table
 OTHERS = ("scans", "untrained", "tolerance_mm", "seed")
 #: Of the columns of a run's maps, those that a study shows, of all scans together.
 _COLUMNS = ("Scans", "Network", "Share", "AUC", "mm", "Hits", "Peak, mm")
-_OF_ALL = "Of the mean map of all scans; those of single classes, and of absolute values, are in each run's folder."
+_OF_ALL = (
+    "Share, AUC and mm are of the mean map of all scans, hits the mean over their maps; those of single classes, "
+    "and of absolute values, are in each run's folder."
+)
 
 
 def keywords(given: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:

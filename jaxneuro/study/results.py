@@ -27,14 +27,17 @@ HOW = (
     "Intervals (ROC-AUC, MAE) are of that mean, over the people in the test: DeLong's of ROC-AUC, its counts summed "
     "over seeds; of MAE a bootstrap over subjects. They do not hold the spread of training again.",
     "Differences are those of a pre-trained row from its backbone's row from scratch, on the same scans: DeLong's "
-    "paired test, for MAE the paired bootstrap over subjects. Holm's correction is over all comparisons of a table.",
+    "paired test, for MAE the paired bootstrap over subjects. Holm's correction is over all comparisons of a table, "
+    "so one that stands in several tables has a corrected p in each.",
     "Different: Holm's p is below 0.05 and the ranges over seeds do not overlap. Within noise: these scans do not show "
     "a difference, not that there is none.",
 )
 OF_SITES = (
     "Each site is tested by networks that were fine-tuned without anyone who was seen there. The mean over sites has "
     "no interval: that over people would say how well these sites are known, not what another one would give. The "
-    "worst site was chosen for being it, so its value is pessimistic, the more so the more and the smaller sites are."
+    "worst site was chosen for being it, so its value is pessimistic, the more so the more and the smaller sites are. "
+    "A pre-training may have seen other people of a site, which is then no new scanner for its row: 'Data and folds' "
+    "says which."
 )
 OF_PROBES = (
     "How well logistic regression on a network's frozen features names the site of a scan, as the mean recall of the "
@@ -139,7 +142,7 @@ def table(study: Study, of: Result, found: Mapping[Key, Found]) -> Table:
         rows.append((row.backbone, row.initial, *cells, *([_worst(of, row)] if worst else [])))
         paper = [_published(study, row, column) for column in of.columns]
         if any(paper):
-            rows.append(("", "in the paper", *(cell or "n/a" for cell in paper)))
+            rows.append(("", f"in the paper: {published.STARTS[row.published]}", *(cell or "n/a" for cell in paper)))
     notes = [note for column in of.columns if column.main for note in _sizes(study, of, column, found)]
     if of.sheet.kind == "probe":
         notes += _sizes_of_probes(study, of, found)

@@ -131,7 +131,8 @@ def data(facts: Facts) -> Section:
     counts, excluded = _scans(facts)
     lines: tuple[str, ...] = (
         "Folds are of subjects: nobody is in two. Networks were chosen on validation; nobody in a test was trained on, "
-        "in a pre-training either (each run checks it). Where weights come from elsewhere, whom they saw is not known.",
+        "in a pre-training either (each run checks it). Where weights come from elsewhere, whom they saw is not known. "
+        "A dataset on which a task is tested without training is tested whole, all its folds.",
     )
     made = [Table("Datasets", columns, tuple(rows)), *every, counts, *([excluded] if excluded.rows else [])]
     lines = (*lines, *_shared_sites(facts))
@@ -252,6 +253,7 @@ def against(facts: Facts) -> Section:
                         (
                             row.backbone,
                             row.initial,
+                            published.STARTS[row.published],
                             column.head,
                             _with_sd(mean, here.sd if here else math.nan),
                             _with_sd(number.mean, math.nan if number.sd is None else number.sd),
@@ -272,7 +274,7 @@ def against(facts: Facts) -> Section:
             "Comparable as far as the scans are: the paper's own subjects and splits are not published, and "
             "differences between test sets of this size are partly noise (the intervals of the tables).",
         )
-    head: tuple[str, ...] = ("Backbone", "Initial", "What", "Here: mean (SD)", "Paper: mean (SD)")
+    head: tuple[str, ...] = ("Backbone", "Initial", "In the paper", "What", "Here: mean (SD)", "Paper: mean (SD)")
     head = head if facts.synthetic else (*head, "Here less paper")
     made = (Table("Side by side", head, unique, (f"Paper: {published.SOURCE}.",)),) if unique else ()
     return Section("paper", "Against the paper", lines, made)

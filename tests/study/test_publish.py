@@ -106,14 +106,14 @@ def test_it_says_what_is_missing_what_failed_and_what_is_synthetic(tmp_path, out
     assert "Comparable as far as the scans are" in page
     head, *rows = rows_of(tmp_path / "csv" / "paper.csv")
     assert head[-1] == "Here less paper"
-    assert ["Net", "Scratch", "People: ROC AUC", "0.833 (0.000)", "0.901 (0.030)", "-0.068"] in rows
+    assert ["Net", "Scratch", "scratch", "People: ROC AUC", "0.833 (0.000)", "0.901 (0.030)", "-0.068"] in rows
 
 
 def test_the_papers_numbers_stand_beside_those_of_the_row_that_names_them(out):
     head, *rows = rows_of(out / "csv" / "paper.csv")
-    assert head == ["Backbone", "Initial", "What", "Here: mean (SD)", "Paper: mean (SD)"]
-    assert ["Net", "Scratch", "People: ROC AUC", "0.833 (0.000)", "0.901 (0.030)"] in rows
-    assert ["Net", "Scratch", "Age, People: MAE (years)", "3.000 (1.414)", "4.837"] in rows
+    assert head == ["Backbone", "Initial", "In the paper", "What", "Here: mean (SD)", "Paper: mean (SD)"]
+    assert ["Net", "Scratch", "scratch", "People: ROC AUC", "0.833 (0.000)", "0.901 (0.030)"] in rows
+    assert ["Net", "Scratch", "scratch", "Age, People: MAE (years)", "3.000 (1.414)", "4.837"] in rows
     assert {row[1] for row in rows} == {"Scratch"}
 
 
@@ -130,6 +130,19 @@ def test_the_hours_the_checklist_and_who_took_part(out):
     counts = rows_of(out / "csv" / "data.csv")
     assert ["AD", "training, 100%", "20", ""] in counts
     assert ["Age", "validation", "7", ""] in counts
+
+
+def test_views_that_change_nothing_are_not_called_views(tmp_path):
+    for overrides, views in (
+        ((), "flip, shift"),
+        (("augment.shift.voxels=0",), "flip"),
+        (("augment.flip.probability=0.0",), "shift"),
+    ):
+        rows = (Row(name="scratch", backbone="Net", initial="Scratch", overrides=(*TINY, *overrides)),)
+        folder = write_by_hand(tmp_path / views)
+        publish.write(small(rows=rows), folder, "configs/mine.py")
+        items = {row[0]: row[3] for row in rows_of(folder / "csv" / "checklist.csv")[1:]}
+        assert items["12b"].endswith(f"Views in training: {views}.")
 
 
 def test_a_dataset_that_is_there_is_described(boxes, tmp_path):

@@ -162,7 +162,8 @@ def test_the_table_of_one_task_with_the_papers_row_beneath(out):
     assert scratch[:4] == ("Net", "Scratch", f"0.833 (SD 0.000; {low:.3f} to 1.000)", "0.800 (SD 0.000)")
     assert scratch[5] == "undefined"
     assert paper == (
-        "", "in the paper", "0.901 (0.030)", "0.842 (0.028)", "0.840 (0.016)", "0.889 (0.001)", "0.828 (0.024)",
+        "", "in the paper: scratch", "0.901 (0.030)", "0.842 (0.028)", "0.840 (0.016)", "0.889 (0.001)",
+        "0.828 (0.024)",
     )  # fmt: skip
     assert sex[:2] == ("Net", "Sex")
     assert sheet.notes == ("People: ROC AUC: 5 scans.", "Outside (0-shot): ROC AUC: 40 scans.")
