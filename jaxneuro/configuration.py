@@ -63,7 +63,7 @@ def load(path: str) -> Any:
     file = locate(path)
     try:
         return _load(file)
-    except InputError as e:  # of what it builds: a study, a search
+    except InputError as e:  # of ours, which it called
         raise InputError(f"{_place(file, e)}: {e}") from e
     except (Exception, SystemExit) as e:  # a file is a program, which may raise anything
         raise InputError(
@@ -214,8 +214,8 @@ def _place(file: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         came.append((error.filename, error.lineno))
     folder = file.resolve().parent
-    near = [(Path(name), line) for name, line in came if line and Path(name).resolve().parent == folder]
-    if not near or not near[-1][0].is_file():
+    near = [(path, n) for name, n in came if n and (path := Path(name)).is_file() and path.resolve().parent == folder]
+    if not near:
         return str(file)
     name, line = near[-1]
     return f"{file}:{line}" if name.resolve() == file.resolve() else f"{file}: {name.name}:{line}"

@@ -92,6 +92,14 @@ def test_a_file_that_is_no_config_is_told_with_its_line(tmp_path, text, told):
     assert str(error.value) == f"{file}{told}; expected a Python file whose get_config() returns a config"
 
 
+def test_an_error_of_ours_in_a_config_keeps_its_words(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("from jaxneuro import configuration\ndef get_config():\n    return configuration.read('none.py')\n")
+    with pytest.raises(InputError) as error:
+        configuration.read(str(file))
+    assert str(error.value) == f"{file}:3: config: found no file none.py; expected one such as configs/finetune_ad.py"
+
+
 def test_a_copy_of_a_config_elsewhere_still_finds_its_defaults(tmp_path):
     (tmp_path / "mine.py").write_text((CONFIGS / "finetune_age.py").read_text())
     assert configuration.read(str(tmp_path / "mine.py")).task.name == "age"

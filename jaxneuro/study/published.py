@@ -72,12 +72,12 @@ NUMBERS: dict[tuple[str, str, float, str, str], Number] = {
     **{(row, "pd", 1.0, "test", "roc_auc"): Number(numbers[2]) for row, numbers in _OTHERS.items()},
     **{(row, "pd", 1.0, "zero-shot", "roc_auc"): Number(numbers[3]) for row, numbers in _OTHERS.items()},
 }
-#: Row to what it began with there, in the paper's words.
+#: Row to what it began with there, as the paper's tables have it.
 STARTS = {
-    "swin-scratch": "scratch", "swin-kinetics": "Kinetics, supervised", "vit-scratch": "scratch",
-    "vit-masked": "UKB, masked image", "minit-scratch": "scratch", "minit-ldm": "LDM, supervised",
-    "nit-scratch": "scratch", "densenet-scratch": "scratch", "densenet-ukb": "UKB, contrastive",
-    "densenet-adni": "ADNI, contrastive", "densenet-bhb": "BHB, contrastive", "densenet-ldm": "LDM, contrastive",
+    "swin-scratch": "scratch", "swin-kinetics": "Kinetics-400 + supervised", "vit-scratch": "scratch",
+    "vit-masked": "UKB + masked image", "minit-scratch": "scratch", "minit-ldm": "LDM + supervised",
+    "nit-scratch": "scratch", "densenet-scratch": "scratch", "densenet-ukb": "UKB + contrastive",
+    "densenet-adni": "ADNI + contrastive", "densenet-bhb": "BHB + contrastive", "densenet-ldm": "LDM + contrastive",
     "tiny-scratch": "scratch",
 }  # fmt: skip
 ROWS = tuple(_AD)

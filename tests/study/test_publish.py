@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxneuro import whole
 from jaxneuro.errors import InputError
-from jaxneuro.study import checklist, costs, gather, maps, plan, progress, publish
+from jaxneuro.study import checklist, costs, gather, maps, plan, progress, publish, published
 from jaxneuro.study.spec import Dataset, Row, Sheet, Study, Task
 from tests import browser
 from tests.conftest import CONFIGS
@@ -115,6 +115,7 @@ def test_the_papers_numbers_stand_beside_those_of_the_row_that_names_them(out):
     assert ["Net", "Scratch", "scratch", "People: ROC AUC", "0.833 (0.000)", "0.901 (0.030)"] in rows
     assert ["Net", "Scratch", "scratch", "Age, People: MAE (years)", "3.000 (1.414)", "4.837"] in rows
     assert {row[1] for row in rows} == {"Scratch"}
+    assert set(published.STARTS) == set(published.ROWS)
 
 
 def test_the_hours_the_checklist_and_who_took_part(out):
